@@ -1,0 +1,222 @@
+package flow
+
+import "unsafe"
+
+// Millis is a point in time in milliseconds modulo 2^32 (49 days), the unit of
+// expiry. Two of them compare by the sign of their difference.
+type Millis uint32
+
+// Until returns the time from now to m in milliseconds, negative if m is past.
+// Valid iff they are less than 24 days apart.
+func (m Millis) Until(now Millis) int32 { return int32(m - now) }
+
+// MaxTimeout is the longest timeout that Millis can carry, 24 days in seconds.
+// (Linux stops at the same order: half of its 32-bit jiffies.)
+const MaxTimeout = 24 * 24 * 3600
+
+// Conn is one live connection: two cache lines, no pointers. The first line is
+// all that a UDP packet of a known connection reads and writes; TCP needs both.
+//
+// A Conn belongs to the shard that holds it and is never shared.
+type Conn struct {
+	Key     Tuple  // canonical, see Tuple.Canonical
+	Expires Millis // the connection is gone from this moment on
+	Status  Status
+
+	// State is the protocol's state: a TCPState for TCP.
+	State uint8
+	// Flip is 1 where the original direction runs from Key.Dst to Key.Src.
+	Flip uint8
+
+	bytesLo   [2]uint32
+	packetsLo [2]uint32
+
+	// upper is the high half of the byte counters, or, while the connection is
+	// queued for eviction, its links in that queue (see Link).
+	upper [2]uint32
+
+	TCP       TCPTrack
+	packetsHi [2]uint16
+}
+
+// Compile-time: a Conn is exactly two cache lines, and the counters' low halves
+// end the first.
+var (
+	_ [128]byte = [unsafe.Sizeof(Conn{})]byte{}
+	_ [64]byte  = [unsafe.Offsetof(Conn{}.upper)]byte{}
+)
+
+// TCPTrack is struct ip_ct_tcp, packed. UDP keeps its stream timestamp in it.
+type TCPTrack struct {
+	Seen [2]TCPSeen // by direction
+
+	LastSeq, LastAck, LastEnd uint32 // of the last packet in window
+	LastWin                   uint16 // unscaled
+
+	Flags   [2]TCPFlags // by direction
+	Last    TCPLast
+	scales  uint8 // window scales, the original direction's in the low half
+	Retrans uint8 // retransmissions of the last packet, modulo 256 as in the kernel
+}
+
+// Scale returns the window scale of direction d, 0..14.
+func (t *TCPTrack) Scale(d Direction) uint8 { return t.scales >> (4 * d) & 15 }
+
+// SetScale sets the window scale of direction d.
+func (t *TCPTrack) SetScale(d Direction, scale uint8) {
+	t.scales = t.scales&^(15<<(4*d)) | (scale&15)<<(4*d)
+}
+
+// TCPSeen is struct ip_ct_tcp_state: what one side has sent and may send, in
+// absolute sequence numbers.
+type TCPSeen struct {
+	End    uint32 // td_end: highest sequence number sent, plus one
+	MaxEnd uint32 // td_maxend: highest that the other side allows
+	MaxWin uint32 // td_maxwin: largest window advertised, scaled; 0 before the first packet
+	MaxAck uint32 // td_maxack: highest acknowledgement sent; valid iff TCPMaxAckSet
+}
+
+// TCPFlags are the per-direction IP_CT_TCP_FLAG_* bits, with the kernel's values.
+type TCPFlags uint8
+
+// The per-direction flags.
+const (
+	TCPWindowScale   TCPFlags = 0x01 // IP_CT_TCP_FLAG_WINDOW_SCALE
+	TCPSackPerm      TCPFlags = 0x02 // IP_CT_TCP_FLAG_SACK_PERM
+	TCPCloseInit     TCPFlags = 0x04 // IP_CT_TCP_FLAG_CLOSE_INIT
+	TCPBeLiberal     TCPFlags = 0x08 // IP_CT_TCP_FLAG_BE_LIBERAL
+	TCPUnacked       TCPFlags = 0x10 // IP_CT_TCP_FLAG_DATA_UNACKNOWLEDGED
+	TCPMaxAckSet     TCPFlags = 0x20 // IP_CT_TCP_FLAG_MAXACK_SET
+	TCPChallengeAck  TCPFlags = 0x40 // IP_CT_EXP_CHALLENGE_ACK, only in TCPLast
+	TCPSimultaneous  TCPFlags = 0x80 // IP_CT_TCP_SIMULTANEOUS_OPEN, only in TCPLast
+	tcpRememberedSet          = TCPWindowScale | TCPSackPerm | TCPChallengeAck | TCPSimultaneous
+)
+
+// TCPLast describes the last packet: the window scale and flags of a SYN that
+// was let through unjudged, the packet's direction and its class. Sixteen bits:
+// flags in the upper byte, then four bits of scale, one of direction and three
+// of class.
+type TCPLast uint16
+
+// Index is the packet's class (enum tcp_bit_set).
+func (l TCPLast) Index() TCPIndex { return TCPIndex(l & 7) }
+
+// Dir is the packet's direction (last_dir).
+func (l TCPLast) Dir() Direction { return Direction(l >> 3 & 1) }
+
+// Scale is the remembered window scale (last_wscale).
+func (l TCPLast) Scale() uint8 { return uint8(l >> 4 & 15) }
+
+// Flags are the remembered flags (last_flags).
+func (l TCPLast) Flags() TCPFlags { return TCPFlags(l >> 8) }
+
+// SetPacket records direction and class, and keeps the rest.
+func (l *TCPLast) SetPacket(d Direction, i TCPIndex) {
+	*l = *l&^0xf | TCPLast(d)<<3 | TCPLast(i)
+}
+
+// SetOptions records scale and flags, and keeps the rest.
+func (l *TCPLast) SetOptions(scale uint8, f TCPFlags) {
+	*l = *l&0xf | TCPLast(scale&15)<<4 | TCPLast(f&tcpRememberedSet)<<8
+}
+
+// TCPIndex is enum tcp_bit_set, the class of a TCP packet.
+type TCPIndex uint8
+
+// The packet classes, in the order of the kernel's state table.
+const (
+	TCPSyn        TCPIndex = iota // TCP_SYN_SET
+	TCPSynAck                     // TCP_SYNACK_SET
+	TCPFin                        // TCP_FIN_SET
+	TCPAck                        // TCP_ACK_SET
+	TCPRst                        // TCP_RST_SET
+	TCPNoFlags                    // TCP_NONE_SET
+	NumTCPIndexes                 // the number of classes above
+)
+
+// Counters are the packets and bytes of one direction. Bytes are those of the
+// IP datagrams, headers included, as nf_conntrack_acct counts them.
+type Counters struct{ Packets, Bytes uint64 }
+
+// queued says that upper holds queue links. It is the kernel's TEMPLATE bit,
+// which no tracked connection has.
+const queued = Template
+
+// Count adds a packet of n bytes. It reports whether the connection has
+// outgrown the eviction queue: its byte count needs the space of the links, so
+// the caller must unlink it and then call Carry.
+func (c *Conn) Count(d Direction, n uint32) (outgrown bool) {
+	c.packetsLo[d]++
+	if c.packetsLo[d] == 0 {
+		c.packetsHi[d]++
+	}
+	c.bytesLo[d] += n
+	if c.bytesLo[d] < n {
+		if c.Status&queued != 0 {
+			return true
+		}
+		c.upper[d]++
+	}
+	return false
+}
+
+// Carry adds 2^32 bytes to direction d. Valid iff the connection is not queued.
+func (c *Conn) Carry(d Direction) { c.upper[d]++ }
+
+// Counters returns the counters of direction d.
+func (c *Conn) Counters(d Direction) Counters {
+	k := Counters{
+		Packets: uint64(c.packetsHi[d])<<32 | uint64(c.packetsLo[d]),
+		Bytes:   uint64(c.bytesLo[d]),
+	}
+	if c.Status&queued == 0 {
+		k.Bytes |= uint64(c.upper[d]) << 32
+	}
+	return k
+}
+
+// SetCounters sets the counters of direction d. Valid iff the connection is
+// not queued; packets beyond 48 bits are cut.
+func (c *Conn) SetCounters(d Direction, k Counters) {
+	c.packetsLo[d], c.packetsHi[d] = uint32(k.Packets), uint16(k.Packets>>32)
+	c.bytesLo[d], c.upper[d] = uint32(k.Bytes), uint32(k.Bytes>>32)
+}
+
+// Queued reports whether the connection is in the eviction queue.
+func (c *Conn) Queued() bool { return c.Status&queued != 0 }
+
+// Link returns the neighbours in the eviction queue. Valid iff Queued.
+func (c *Conn) Link() (next, prev uint32) { return c.upper[0], c.upper[1] }
+
+// SetLink puts the connection between two neighbours of the eviction queue.
+// A connection that moved 4 GiB in a direction must not be queued: its counters
+// need the space.
+func (c *Conn) SetLink(next, prev uint32) {
+	c.Status |= queued
+	c.upper = [2]uint32{next, prev}
+}
+
+// Unlink takes the connection out of the eviction queue.
+func (c *Conn) Unlink() {
+	c.Status &^= queued
+	c.upper = [2]uint32{}
+}
+
+// PublicStatus is Status without the bits that only this package gives a meaning.
+func (c *Conn) PublicStatus() Status { return c.Status &^ queued }
+
+// Tuple returns the tuple of direction d.
+func (c *Conn) Tuple(d Direction) Tuple {
+	if uint8(d) == c.Flip {
+		return c.Key
+	}
+	t, _ := c.Key.Invert()
+	return t
+}
+
+// UDPStreamAt is the moment after which a UDP connection counts as a stream
+// (ct->proto.udp.stream_ts).
+func (c *Conn) UDPStreamAt() Millis { return Millis(c.TCP.LastEnd) }
+
+// SetUDPStreamAt sets that moment.
+func (c *Conn) SetUDPStreamAt(m Millis) { c.TCP.LastEnd = uint32(m) }
