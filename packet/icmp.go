@@ -1,0 +1,177 @@
+package packet
+
+import (
+	"encoding/binary"
+
+	"github.com/xdpct/xdpct/flow"
+)
+
+const icmpLen = 8
+
+// parseICMP makes the checks of nf_conntrack_icmpv4_error. ICMP over IPv6 is
+// nonsense that no connection can begin with (nf_conntrack_icmp_packet).
+func (p *Packet) parseICMP(s l4, checks Checks) {
+	if len(s.body) < icmpLen {
+		p.invalid(flow.ReasonL4TooShort)
+		return
+	}
+	if p.Family != flow.IPv4 {
+		p.invalid(flow.ReasonICMPType)
+		return
+	}
+	if checks.Transport && s.whole && sum(s.body, 0) != 0xffff {
+		p.invalid(flow.ReasonL4Checksum)
+		return
+	}
+	switch typ := s.body[0]; typ {
+	case 3, 4, 5, 11, 12: // icmp_is_err
+		p.parseQuote(s, s.body[icmpLen:])
+	default:
+		p.query(s)
+	}
+}
+
+// The ICMPv6 types that are treated specially.
+const (
+	icmp6FirstInfo   = 128
+	icmp6Redirect    = 137
+	redirectLen      = 40 // struct rd_msg
+	redirectedOption = 4  // ND_OPT_REDIRECT_HDR
+)
+
+// parseICMPv6 makes the checks of nf_conntrack_icmpv6_error.
+func (p *Packet) parseICMPv6(s l4, checks Checks) {
+	if len(s.body) < icmpLen {
+		p.invalid(flow.ReasonL4TooShort)
+		return
+	}
+	if p.Family != flow.IPv6 {
+		p.invalid(flow.ReasonICMPType)
+		return
+	}
+	if !p.checksumOK(s, checks, 2) {
+		p.invalid(flow.ReasonL4Checksum)
+		return
+	}
+	switch typ := s.body[0]; {
+	case typ >= 130 && typ <= 136, typ == 143, typ == 151, typ == 152:
+		p.Kind = Untracked // multicast listeners and routers, neighbour discovery
+	case typ == icmp6Redirect:
+		p.parseRedirect(s)
+	case typ < icmp6FirstInfo:
+		p.parseQuote(s, s.body[icmpLen:])
+	default:
+		p.query(s)
+	}
+}
+
+// parseRedirect follows nf_conntrack_icmpv6_redirect.
+func (p *Packet) parseRedirect(s l4) {
+	if len(s.body) < redirectLen {
+		p.invalid(flow.ReasonL4TooShort)
+		return
+	}
+	if s.body[1] != 0 {
+		p.query(s)
+		return
+	}
+	const linkLocal, linkLocalMask = 0xfe80 << 48, 0xffc0 << 48
+	if p.Frame[p.L3+7] != 255 || s.src.Hi&linkLocalMask != linkLocal {
+		p.invalid(flow.ReasonICMPRedirect)
+		return
+	}
+	opts := s.body[redirectLen:]
+	if len(opts) < 2 || opts[1] == 0 {
+		p.invalid(flow.ReasonICMPRedirect)
+		return
+	}
+	if opts[0] != redirectedOption {
+		p.query(s)
+		return
+	}
+	p.parseQuote(s, opts[min(8, len(opts)):])
+}
+
+// query handles an ICMP message that stands for itself.
+func (p *Packet) query(s l4) {
+	t := flow.Tuple{Src: s.src, Dst: s.dst, L4: flow.MakeL4(p.Family, p.Proto, 0,
+		binary.BigEndian.Uint16(s.body[4:]), binary.BigEndian.Uint16(s.body))}
+	if _, ok := t.Invert(); !ok {
+		p.invalid(flow.ReasonICMPType)
+		return
+	}
+	p.Kind = Data
+	p.Key, p.Flipped = t.Canonical()
+}
+
+// parseQuote handles an ICMP error that quotes the packet q: it names the
+// connection of the answer to q, and the error must go to where that answer
+// goes (nf_conntrack_inet_error).
+func (p *Packet) parseQuote(s l4, q []byte) {
+	t, ok := quoted(q, p.Family)
+	if ok {
+		t, ok = t.Invert()
+	}
+	if !ok {
+		p.invalid(flow.ReasonICMPErrorQuote)
+		return
+	}
+	p.Kind, p.Misdirected = Error, t.Dst != s.dst
+	p.Key, p.Flipped = t.Canonical()
+}
+
+// quoted returns the tuple of a packet that may be cut anywhere
+// (nf_ct_get_tuplepr). Like the kernel it trusts the header length of the quote
+// and reads no more than it needs.
+func quoted(q []byte, f flow.Family) (t flow.Tuple, ok bool) {
+	var proto flow.Proto
+	var at int
+	if f == flow.IPv4 {
+		if len(q) < ipv4Len || binary.BigEndian.Uint16(q[6:])&0x1fff != 0 {
+			return t, false
+		}
+		proto, at = flow.Proto(q[9]), int(q[0]&15)*4
+		t.Src, t.Dst = flow.AddrFrom4(q[12:]), flow.AddrFrom4(q[16:])
+	} else {
+		if len(q) < ipv6Len {
+			return t, false
+		}
+		var frag bool
+		proto, at, frag = skipExtensions(q, flow.Proto(q[6]), ipv6Len)
+		if frag {
+			proto, at = quotedFirstFragment(q, proto, at)
+		}
+		t.Src, t.Dst = flow.AddrFrom16(q[8:]), flow.AddrFrom16(q[24:])
+	}
+	if at < 0 || at > len(q) {
+		return t, false
+	}
+	var src, dst uint16
+	switch proto {
+	case flow.TCP, flow.UDP, flow.SCTP, flow.UDPLite:
+		if len(q) < at+4 {
+			return t, false
+		}
+		src, dst = binary.BigEndian.Uint16(q[at:]), binary.BigEndian.Uint16(q[at+2:])
+	case flow.ICMP, flow.ICMPv6:
+		if len(q) < at+icmpLen {
+			return t, false
+		}
+		src, dst = binary.BigEndian.Uint16(q[at+4:]), binary.BigEndian.Uint16(q[at:])
+	}
+	t.L4 = flow.MakeL4(f, proto, 0, src, dst)
+	return t, true
+}
+
+// quotedFirstFragment goes on behind a fragment header: the first fragment of a
+// datagram may be quoted, a later one names no connection.
+func quotedFirstFragment(q []byte, proto flow.Proto, at int) (flow.Proto, int) {
+	if binary.BigEndian.Uint16(q[at-6:])&^7 != 0 {
+		return proto, -1
+	}
+	proto, at, frag := skipExtensions(q, proto, at)
+	if frag {
+		return proto, -1
+	}
+	return proto, at
+}

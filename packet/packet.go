@@ -1,0 +1,113 @@
+package packet
+
+import "github.com/xdpct/xdpct/flow"
+
+// Kind says what is to be done with a packet. The zero Kind is Malformed, so
+// that what was not understood is not let through.
+type Kind uint8
+
+// The kinds of packet.
+const (
+	Malformed Kind = iota // not a whole IP packet: drop, with Reason
+	Invalid               // cannot belong to a connection, with Reason
+	Untracked             // not IP, or neighbour discovery and the like
+	Data                  // Key names the connection, which it may create
+	Error                 // an ICMP error about the connection that Key names
+)
+
+// Packet is a parsed frame.
+type Packet struct {
+	// Key is the canonical tuple: of the packet (Data), or of the answer to the
+	// quoted packet (Error), that being the tuple that the kernel looks up.
+	Key  flow.Tuple
+	Hash uint64 // Key.Hash, filled in by the shard
+
+	Frame []byte // the whole frame, borrowed
+
+	Kind    Kind
+	Reason  flow.Reason
+	Flipped bool // the tuple was inverted to reach Key
+	// Misdirected says that an Error was sent to another address than the
+	// source of the packet that it quotes.
+	Misdirected bool
+
+	Family flow.Family
+	Proto  flow.Proto
+	L3, L4 uint16 // offsets of the IP and the transport header in Frame
+	Len    uint32 // length of the IP datagram in bytes, headers included
+
+	TCP TCP // valid iff Proto is TCP and Kind is Data
+}
+
+// TCP is what the tracker reads of a TCP header, in host byte order.
+type TCP struct {
+	Seq, Ack  uint32
+	SegLen    uint32 // sequence space that the segment takes: payload, SYN and FIN
+	Window    uint16 // unscaled
+	Flags     TCPFlags
+	HeaderLen uint8 // in bytes, 20..60
+}
+
+// TCPFlags are the flags of byte 13 of a TCP header (RFC 9293, 3.1).
+type TCPFlags uint8
+
+// The TCP flags.
+const (
+	FIN TCPFlags = 1 << iota
+	SYN
+	RST
+	PSH
+	ACK
+	URG
+	ECE
+	CWR
+)
+
+// Index classifies a packet as get_conntrack_index does: RST before SYN before
+// FIN before ACK.
+func (f TCPFlags) Index() flow.TCPIndex {
+	switch {
+	case f&RST != 0:
+		return flow.TCPRst
+	case f&SYN != 0 && f&ACK != 0:
+		return flow.TCPSynAck
+	case f&SYN != 0:
+		return flow.TCPSyn
+	case f&FIN != 0:
+		return flow.TCPFin
+	case f&ACK != 0:
+		return flow.TCPAck
+	}
+	return flow.TCPNoFlags
+}
+
+// valid is the kernel's tcp_valid_flags: which combinations a stack may send,
+// PSH, ECE and CWR left aside.
+func (f TCPFlags) valid() bool {
+	switch f &^ (PSH | ECE | CWR) {
+	case SYN, SYN | URG, SYN | ACK, RST, RST | ACK, FIN | ACK, FIN | ACK | URG, ACK, ACK | URG:
+		return true
+	}
+	return false
+}
+
+// Options returns the TCP options. Valid iff Proto is TCP and Kind is Data.
+// They are cut where a capture was.
+func (p *Packet) Options() []byte {
+	end := min(int(p.L4)+int(p.TCP.HeaderLen), len(p.Frame))
+	if int(p.L4)+20 >= end {
+		return nil
+	}
+	return p.Frame[p.L4+20 : end]
+}
+
+// Checks selects what Parse verifies beyond lengths.
+type Checks struct {
+	// Transport verifies TCP, UDP, ICMP and ICMPv6 checksums
+	// (nf_conntrack_checksum).
+	Transport bool
+	// Partial accepts a transport checksum that covers only the pseudo header,
+	// as a local stack leaves it for the device to finish (CHECKSUM_PARTIAL).
+	// For ports whose far end may be such a stack: veth, virtio, tap.
+	Partial bool
+}
