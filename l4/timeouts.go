@@ -1,0 +1,54 @@
+package l4
+
+import "github.com/xdpct/xdpct/flow"
+
+// Timeouts is one timeout for each state of each protocol, in seconds,
+// 0..flow.MaxTimeout.
+type Timeouts struct {
+	// TCP is indexed by flow.TCPState; TCPNone is unused.
+	TCP [flow.NumTCPStates]uint32
+	// TCPMaxRetrans and TCPUnacknowledged replace longer timeouts.
+	TCPMaxRetrans, TCPUnacknowledged uint32
+	// UDP is for connections without an answer, or younger than two seconds;
+	// UDPStream for the others.
+	UDP, UDPStream uint32
+	ICMP, ICMPv6   uint32
+	Generic        uint32
+}
+
+// LinuxTimeouts are the defaults of Linux 6.18.
+func LinuxTimeouts() Timeouts {
+	return Timeouts{
+		TCP: [flow.NumTCPStates]uint32{
+			flow.TCPSynSent:     120,
+			flow.TCPSynRecv:     60,
+			flow.TCPEstablished: 5 * 24 * 3600,
+			flow.TCPFinWait:     120,
+			flow.TCPCloseWait:   60,
+			flow.TCPLastAck:     30,
+			flow.TCPTimeWait:    120,
+			flow.TCPClose:       10,
+			flow.TCPSynSent2:    120,
+		},
+		TCPMaxRetrans: 300, TCPUnacknowledged: 300,
+		UDP: 30, UDPStream: 120,
+		ICMP: 30, ICMPv6: 30,
+		Generic: 600,
+	}
+}
+
+// Config is what the trackers are told: the timeouts and the switches of
+// net.netfilter. The zero Config is not useful; begin with Linux().
+type Config struct {
+	Timeouts Timeouts
+
+	TCPLoose            bool  // nf_conntrack_tcp_loose: pick up connections under way
+	TCPBeLiberal        bool  // nf_conntrack_tcp_be_liberal: only RSTs out of window are INVALID
+	TCPIgnoreInvalidRST bool  // nf_conntrack_tcp_ignore_invalid_rst
+	TCPMaxRetrans       uint8 // nf_conntrack_tcp_max_retrans
+}
+
+// Linux returns the defaults of Linux 6.18.
+func Linux() Config {
+	return Config{Timeouts: LinuxTimeouts(), TCPLoose: true, TCPMaxRetrans: 3}
+}
