@@ -1,0 +1,329 @@
+package table
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/timerwheel"
+)
+
+// MaxConns is the largest table: entry numbers have 32 bits, and the wheel's
+// slots need a few.
+const MaxConns = 1<<31 - 1
+
+// Cause says why a connection was removed.
+type Cause uint8
+
+// The causes.
+const (
+	Expired Cause = iota // its time had come
+	Evicted              // it made room for a new one (early_drop)
+	Closed               // a packet ended it
+	Deleted              // an operator asked for it
+)
+
+// Table is the connections of one shard. Make it with New.
+type Table struct {
+	conns      []flow.Conn
+	buckets    []bucket
+	wheel      *timerwheel.Wheel
+	arena      *arena
+	secret     *flow.Secret
+	removed    func(c *flow.Conn, why Cause)
+	probeLimit int
+
+	now    int64 // milliseconds, of the last Advance
+	count  int
+	unused uint32 // entries from here on were never used
+	free   uint32 // first of the list of entries that were
+	queue  queue
+
+	// Stats are counted since New. The owner may read them between calls.
+	Stats Stats
+}
+
+// Stats are a table's counters.
+type Stats struct {
+	Inserts, Expired, Evicted, Closed, Deleted uint64
+	// Probes counts insertions by the number of buckets looked at, less one.
+	Probes [maxProbes]uint64
+}
+
+// none marks the end of a list of entries.
+const none = 0xffffffff
+
+// New maps a table for at most maxConns connections, 1..MaxConns. Hashes passed
+// to it must be made with secret. removed, if not nil, is called for every
+// connection just before it goes; it must not touch the table. now is the time
+// in milliseconds.
+func New(maxConns int, secret *flow.Secret, now int64, removed func(*flow.Conn, Cause)) (*Table, error) {
+	if maxConns < 1 || maxConns > MaxConns {
+		return nil, fmt.Errorf("a table of %d connections: must be 1..%d", maxConns, MaxConns)
+	}
+	nb, nl := numBuckets(maxConns), timerwheel.Links(maxConns)
+	a, err := newArena(sizeOf[bucket](nb) + sizeOf[flow.Conn](maxConns) + sizeOf[timerwheel.Link](nl))
+	if err != nil {
+		return nil, err
+	}
+	rest := a.mem
+	t := &Table{
+		buckets: carve[bucket](&rest, nb), conns: carve[flow.Conn](&rest, maxConns),
+		arena: a, secret: secret, removed: removed, probeLimit: min(maxProbes, nb),
+		now: now, free: none, queue: queue{none, none},
+	}
+	t.wheel = timerwheel.New(carve[timerwheel.Link](&rest, nl), maxConns, tickBefore(now))
+	return t, nil
+}
+
+// Close unmaps the table. It must not be used afterwards.
+func (t *Table) Close() error {
+	t.conns, t.buckets, t.wheel = nil, nil, nil
+	return t.arena.close()
+}
+
+// Len returns the number of connections, expired ones not yet reaped included.
+func (t *Table) Len() int { return t.count }
+
+// Max returns the number of connections that there is room for.
+func (t *Table) Max() int { return len(t.conns) }
+
+// Bytes returns the size of the mapped memory: index, slab and wheel.
+func (t *Table) Bytes() int { return len(t.arena.mem) }
+
+// Conn returns entry i. Valid until the connection is removed.
+func (t *Table) Conn(i uint32) *flow.Conn { return &t.conns[i] }
+
+// Touch reads the index bucket of hash and returns a value that depends on it.
+// Callers that go through a batch touch all of it first, so that the cache
+// misses overlap.
+func (t *Table) Touch(hash uint64) uint32 { return t.buckets[home(hash, len(t.buckets))].conns[0] }
+
+// TouchConn reads the entry that hash most likely stands for.
+func (t *Table) TouchConn(hash uint64) uint64 {
+	b := &t.buckets[home(hash, len(t.buckets))]
+	if m := b.match(tagOf(hash)); !m.empty() {
+		return uint64(t.conns[b.conns[m.pop()]].Expires)
+	}
+	return 0
+}
+
+// Find returns the entry with the given key, which must be canonical. An expired
+// connection is removed on sight.
+func (t *Table) Find(key *flow.Tuple, hash uint64, now flow.Millis) (i uint32, ok bool) {
+	tag := tagOf(hash)
+	at := home(hash, len(t.buckets))
+	for range t.probeLimit {
+		b := &t.buckets[at]
+		for m := b.match(tag); !m.empty(); {
+			i := b.conns[m.pop()]
+			c := &t.conns[i]
+			if !c.Key.Equal(key) {
+				continue
+			}
+			if c.Expires.Until(now) <= 0 {
+				t.remove(i, hash, Expired)
+				return 0, false
+			}
+			return i, true
+		}
+		if b.passed == 0 {
+			break
+		}
+		at = t.after(at)
+	}
+	return 0, false
+}
+
+// ErrFull and ErrProbes say why Insert failed.
+var (
+	ErrFull   = errors.New("the table is full of ASSURED connections")
+	ErrProbes = errors.New("no slot within the bounded probe sequence")
+)
+
+// Insert copies c into the table, whose Key must not be there yet, and returns
+// its entry. c.Expires must be set; CONFIRMED is set here. If the table is full
+// the oldest connection that is not ASSURED makes room; if there is none the
+// error is ErrFull.
+func (t *Table) Insert(c *flow.Conn, hash uint64, now flow.Millis) (uint32, error) {
+	if t.count == len(t.conns) && !t.evict() {
+		return 0, ErrFull
+	}
+	i := t.allocate()
+	probes := t.place(hash, i)
+	if probes == 0 {
+		t.release(i)
+		return 0, ErrProbes
+	}
+	t.Stats.Inserts++
+	t.Stats.Probes[probes-1]++
+	t.count++
+	e := &t.conns[i]
+	*e = *c
+	e.Status |= flow.Confirmed
+	if e.Status&flow.Assured == 0 {
+		t.queue.push(t.conns, i)
+	}
+	t.wheel.Arm(i, t.tickFor(e.Expires, now))
+	return i, nil
+}
+
+// evict removes the oldest connection that may go.
+func (t *Table) evict() bool {
+	if t.queue.head == none {
+		return false
+	}
+	t.Remove(t.queue.head, Evicted)
+	return true
+}
+
+func (t *Table) allocate() uint32 {
+	if i := t.free; i != none {
+		t.free, _ = t.conns[i].Link()
+		return i
+	}
+	t.unused++
+	return t.unused - 1
+}
+
+func (t *Table) release(i uint32) {
+	c := &t.conns[i]
+	c.Status = 0
+	c.SetLink(t.free, none)
+	t.free = i
+}
+
+// Refresh sets the expiry of entry i.
+func (t *Table) Refresh(i uint32, expires, now flow.Millis) {
+	c := &t.conns[i]
+	sooner := int32(expires-c.Expires) < 0
+	c.Expires = expires
+	if sooner && expires.Until(now) < armCap {
+		t.wheel.Disarm(i)
+		t.wheel.Arm(i, t.tickFor(expires, now))
+	}
+}
+
+// Protect takes entry i, which has become ASSURED, out of the eviction queue.
+func (t *Table) Protect(i uint32) {
+	if t.conns[i].Queued() {
+		t.queue.remove(t.conns, i)
+	}
+}
+
+// Count adds a packet of n bytes to the counters of entry i.
+func (t *Table) Count(i uint32, d flow.Direction, n uint32) {
+	c := &t.conns[i]
+	if c.Count(d, n) {
+		t.queue.remove(t.conns, i)
+		c.Carry(d)
+	}
+}
+
+// Remove takes entry i out of the table.
+func (t *Table) Remove(i uint32, why Cause) {
+	t.remove(i, t.conns[i].Key.Hash(t.secret), why)
+}
+
+func (t *Table) remove(i uint32, hash uint64, why Cause) {
+	t.wheel.Disarm(i)
+	t.drop(i, hash, why)
+}
+
+// drop is remove for an entry that is out of the wheel already.
+func (t *Table) drop(i uint32, hash uint64, why Cause) {
+	c := &t.conns[i]
+	if t.removed != nil {
+		t.removed(c, why)
+	}
+	switch why {
+	case Expired:
+		t.Stats.Expired++
+	case Evicted:
+		t.Stats.Evicted++
+	case Closed:
+		t.Stats.Closed++
+	case Deleted:
+		t.Stats.Deleted++
+	}
+	t.displace(hash, i)
+	t.Protect(i)
+	t.count--
+	t.release(i)
+}
+
+// tickShift makes ticks of 64 ms.
+const tickShift = 6
+
+// armCap is the longest time in milliseconds for which an entry waits in the
+// wheel unseen. Timers of at least that length can shrink and grow without
+// touching the wheel: TCP goes back and forth between five days and five
+// minutes with each segment and its ACK.
+const armCap = 256_000
+
+func tickBefore(ms int64) timerwheel.Tick { return timerwheel.Tick(ms >> tickShift) }
+
+// tickFor returns the first tick that is not before expires, or before armCap
+// has passed.
+func (t *Table) tickFor(expires, now flow.Millis) timerwheel.Tick {
+	wait := min(int64(expires.Until(now)), armCap)
+	// now has 32 bits and may be a little ahead of t.now, which has 64.
+	at := t.now + int64(now.Until(flow.Millis(t.now))) + wait
+	return timerwheel.Tick((at + 1<<tickShift - 1) >> tickShift)
+}
+
+// Advance reaps what has expired by now, in milliseconds. It looks at no more
+// than budget entries (valid iff > 0) and reports whether it is done; if not,
+// the next call goes on.
+func (t *Table) Advance(now int64, budget int) bool {
+	t.now = max(t.now, now)
+	return t.wheel.Advance(tickBefore(t.now), budget, (*reaper)(t))
+}
+
+// reaper is the Table as the wheel sees it.
+type reaper Table
+
+// Due reaps entry i if it has expired.
+func (r *reaper) Due(i uint32) (timerwheel.Tick, bool) {
+	t := (*Table)(r)
+	c := &t.conns[i]
+	now := flow.Millis(t.now)
+	if c.Expires.Until(now) > 0 {
+		return t.tickFor(c.Expires, now), true
+	}
+	t.drop(i, c.Key.Hash(t.secret), Expired)
+	return 0, false
+}
+
+// Walk calls visit for at most n entries from the cursor on, expired ones left
+// out, and returns the cursor for the next call, or 0 at the end. visit returns
+// whether the connection is to be removed. Connections that stay from the first
+// call to the last are visited exactly once.
+func (t *Table) Walk(cursor uint32, n int, now flow.Millis, visit func(*flow.Conn) (remove bool)) uint32 {
+	end := uint32(min(uint64(cursor)+uint64(n), uint64(t.unused)))
+	for i := cursor; i < end; i++ {
+		c := &t.conns[i]
+		if c.Status&flow.Confirmed == 0 || c.Expires.Until(now) <= 0 {
+			continue
+		}
+		if visit(c) {
+			t.Remove(i, Deleted)
+		}
+	}
+	if end == t.unused {
+		return 0
+	}
+	return end
+}
+
+// Add adds the counters of o.
+func (s *Stats) Add(o Stats) {
+	s.Inserts += o.Inserts
+	s.Expired += o.Expired
+	s.Evicted += o.Evicted
+	s.Closed += o.Closed
+	s.Deleted += o.Deleted
+	for i, n := range o.Probes {
+		s.Probes[i] += n
+	}
+}

@@ -1,0 +1,292 @@
+package table
+
+import (
+	"errors"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/xdpct/xdpct/flow"
+)
+
+var secret = flow.Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db}
+
+// conn makes the n-th of a family of distinct connections.
+func conn(n int, expires flow.Millis) *flow.Conn {
+	t := flow.Tuple{
+		Src: flow.Addr{Lo: 0xffff<<32 | 10<<24 | uint64(n>>16)}, Dst: flow.Addr{Lo: 0xffff<<32 | 11<<24},
+		L4: flow.MakeL4(flow.IPv4, flow.UDP, 0, uint16(n), 53),
+	}
+	key, flipped := t.Canonical()
+	c := &flow.Conn{Key: key, Expires: expires}
+	if flipped {
+		c.Flip = 1
+	}
+	return c
+}
+
+func newTable(t testing.TB, n int, now int64, removed func(*flow.Conn, Cause)) *Table {
+	t.Helper()
+	tab, err := New(n, &secret, now, removed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tab.Close() })
+	return tab
+}
+
+// model is the table as a map and a slice.
+type model struct {
+	conns map[flow.Tuple]modelConn
+	order []flow.Tuple // creation order of those that may be evicted
+}
+
+type modelConn struct {
+	expires int64
+	assured bool
+}
+
+func (m *model) remove(k flow.Tuple) {
+	delete(m.conns, k)
+	for i, o := range m.order {
+		if o == k {
+			m.order = append(m.order[:i:i], m.order[i+1:]...)
+			return
+		}
+	}
+}
+
+// TestTableAgainstModel drives the table and a map with the same commands.
+func TestTableAgainstModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		size := rapid.SampledFrom([]int{1, 2, 5, 12, 13, 40}).Draw(rt, "max")
+		now := rapid.SampledFrom([]int64{0, 5, 1<<32 - 1000, 1<<38 + 17}).Draw(rt, "start")
+		m := model{conns: map[flow.Tuple]modelConn{}}
+		tab := newTable(t, size, now, nil)
+		for range rapid.IntRange(1, 150).Draw(rt, "steps") {
+			n := rapid.IntRange(0, 2*size).Draw(rt, "conn")
+			c := conn(n, 0)
+			h := c.Key.Hash(&secret)
+			timeout := rapid.Int64Range(1, 1<<rapid.IntRange(1, 29).Draw(rt, "mag")).Draw(rt, "timeout")
+			want, known := m.conns[c.Key]
+			if known && want.expires <= now {
+				known = false
+			}
+			switch rapid.SampledFrom([]string{"packet", "packet", "packet", "assure", "delete", "wait", "reap"}).Draw(rt, "op") {
+			case "packet":
+				i, ok := tab.Find(&c.Key, h, flow.Millis(now))
+				if ok != known {
+					rt.Fatalf("Find = %v, want %v", ok, known)
+				}
+				if ok {
+					tab.Refresh(i, flow.Millis(now+timeout), flow.Millis(now))
+					m.conns[c.Key] = modelConn{now + timeout, want.assured}
+					break
+				}
+				m.remove(c.Key) // Find has reaped it if it was there
+				c.Expires = flow.Millis(now + timeout)
+				_, err := tab.Insert(c, h, flow.Millis(now))
+				if len(m.conns) == size {
+					if len(m.order) == 0 {
+						if !errors.Is(err, ErrFull) {
+							rt.Fatalf("Insert into a table full of ASSURED connections = %v", err)
+						}
+						break
+					}
+					m.remove(m.order[0])
+				}
+				if err != nil {
+					rt.Fatalf("Insert: %v", err)
+				}
+				m.conns[c.Key] = modelConn{now + timeout, false}
+				m.order = append(m.order, c.Key)
+			case "assure":
+				if i, ok := tab.Find(&c.Key, h, flow.Millis(now)); ok {
+					tab.Conn(i).Status |= flow.Assured
+					tab.Protect(i)
+					m.remove(c.Key)
+					m.conns[c.Key] = modelConn{want.expires, true}
+				} else {
+					m.remove(c.Key)
+				}
+			case "delete":
+				if i, ok := tab.Find(&c.Key, h, flow.Millis(now)); ok {
+					tab.Remove(i, Deleted)
+				}
+				m.remove(c.Key)
+			case "wait":
+				now += timeout / 2
+			case "reap":
+				now += 100
+				for !tab.Advance(now, 3) {
+				}
+				for k, c := range m.conns {
+					if c.expires <= now>>tickShift<<tickShift {
+						m.remove(k)
+					}
+				}
+				// What expired within the current tick may be reaped or not.
+				for k, c := range m.conns {
+					h := k.Hash(&secret)
+					if c.expires <= now {
+						if _, ok := tab.Find(&k, h, flow.Millis(now)); ok {
+							rt.Fatal("Find returned an expired connection")
+						}
+						m.remove(k)
+					}
+				}
+			}
+			if tab.Len() != len(m.conns) {
+				rt.Fatalf("Len() = %d, want %d", tab.Len(), len(m.conns))
+			}
+			checkIndex(rt, tab)
+		}
+	})
+}
+
+// checkIndex verifies the invariants of the index: every connection is found on
+// its probe sequence, and passed counts what it says.
+func checkIndex(t interface{ Fatalf(string, ...any) }, tab *Table) {
+	passed := make([]uint8, len(tab.buckets))
+	slots := 0
+	for at := range tab.buckets {
+		b := &tab.buckets[at]
+		for s, tag := range b.tags {
+			if tag == 0 {
+				continue
+			}
+			slots++
+			h := tab.conns[b.conns[s]].Key.Hash(&secret)
+			if tagOf(h) != tag {
+				t.Fatalf("bucket %d slot %d: tag %d of a connection with tag %d", at, s, tag, tagOf(h))
+			}
+			for p := home(h, len(tab.buckets)); p != at; p = tab.after(p) {
+				passed[p]++
+			}
+		}
+	}
+	for at := range tab.buckets {
+		if tab.buckets[at].passed != passed[at] {
+			t.Fatalf("bucket %d: passed by %d, says %d", at, passed[at], tab.buckets[at].passed)
+		}
+	}
+	if slots != tab.count || tab.wheel.Len() != tab.count {
+		t.Fatalf("%d slots and %d timers for %d connections", slots, tab.wheel.Len(), tab.count)
+	}
+}
+
+// TestFillPastMaximum fills a table whose older half is ASSURED with twice its
+// size: no ASSURED connection may go, and the victims go oldest first.
+func TestFillPastMaximum(t *testing.T) {
+	const size = 10_000
+	var evicted []flow.Tuple
+	tab := newTable(t, size, 0, func(c *flow.Conn, why Cause) {
+		if why != Evicted {
+			t.Fatalf("removed for %d", why)
+		}
+		if c.Status&flow.Assured != 0 {
+			t.Fatal("an ASSURED connection was evicted")
+		}
+		evicted = append(evicted, c.Key)
+	})
+	for n := range 3 * size {
+		c := conn(n, 1000_000)
+		i, err := tab.Insert(c, c.Key.Hash(&secret), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n < size/2 {
+			tab.Conn(i).Status |= flow.Assured
+			tab.Protect(i)
+		}
+	}
+	if tab.Len() != size || len(evicted) != 2*size {
+		t.Fatalf("%d connections, %d evicted", tab.Len(), len(evicted))
+	}
+	for n, k := range evicted {
+		if want := conn(size/2+n, 0).Key; k != want {
+			t.Fatalf("victim %d is %v, want %v", n, k, want)
+		}
+	}
+	checkIndex(t, tab)
+}
+
+// TestCountersCarry takes connections past 4 GiB, in the queue and out of it.
+func TestCountersCarry(t *testing.T) {
+	for _, assured := range []bool{false, true} {
+		tab := newTable(t, 4, 0, nil)
+		var want uint64
+		var all []uint32
+		for n := range 3 {
+			c := conn(n, 1000)
+			if assured {
+				c.Status |= flow.Assured
+			}
+			i, _ := tab.Insert(c, c.Key.Hash(&secret), 0)
+			all = append(all, i)
+		}
+		i := all[1]
+		for range 9 {
+			tab.Count(i, flow.Reply, 1<<30)
+			want += 1 << 30
+			if got := tab.Conn(i).Counters(flow.Reply).Bytes; got != want {
+				t.Fatalf("assured=%v: %d bytes, want %d", assured, got, want)
+			}
+		}
+		if p := tab.Conn(i).Counters(flow.Reply).Packets; p != 9 {
+			t.Fatalf("%d packets, want 9", p)
+		}
+		if q := tab.Conn(i).Queued(); q {
+			t.Fatal("a connection of 9 GiB is still up for eviction")
+		}
+		for _, j := range []uint32{all[0], all[2]} {
+			if tab.Conn(j).Queued() == assured {
+				t.Fatal("its neighbours lost their place")
+			}
+		}
+	}
+}
+
+// TestWalkSeesEachOnce walks in small steps while connections come and go.
+func TestWalkSeesEachOnce(t *testing.T) {
+	const stay, churn = 500, 300
+	tab := newTable(t, stay+churn, 0, nil)
+	for n := range stay + churn {
+		c := conn(n, 1000_000)
+		if _, err := tab.Insert(c, c.Key.Hash(&secret), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[flow.Tuple]int{}
+	cursor, step := uint32(0), 0
+	for {
+		cursor = tab.Walk(cursor, 7, 0, func(c *flow.Conn) bool { seen[c.Key]++; return false })
+		if cursor == 0 {
+			break
+		}
+		k := conn(stay+step%churn, 0)
+		h := k.Key.Hash(&secret)
+		if i, ok := tab.Find(&k.Key, h, 0); ok {
+			tab.Remove(i, Deleted)
+		} else {
+			k.Expires = 1000
+			if _, err := tab.Insert(k, h, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		step++
+	}
+	for n := range stay {
+		if got := seen[conn(n, 0).Key]; got != 1 {
+			t.Errorf("connection %d seen %d times", n, got)
+		}
+	}
+}
+
+func TestBytesPerConnection(t *testing.T) {
+	const n = 1_000_000
+	tab := newTable(t, n, 0, nil)
+	if per := float64(tab.Bytes()) / n; per > 144 {
+		t.Errorf("%.1f bytes a connection, at most 144 allowed", per)
+	}
+}
