@@ -1,0 +1,110 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/rx/capture"
+	"github.com/xdpct/xdpct/shard"
+)
+
+// Replay runs captured frames through the tracker, with the capture's time as
+// the clock. It is deterministic.
+type Replay struct {
+	shards []*shard.Shard
+	checks packet.Checks
+	now    int64 // milliseconds since 1970
+	pkt    [1]packet.Packet
+	out    [1]shard.Verdict
+}
+
+// NewReplay makes a tracker of n shards. Close it.
+func NewReplay(s Settings, n int) (*Replay, error) {
+	if n < 1 || n > MaxShards {
+		return nil, fmt.Errorf("%d shards: must be 1..%d", n, MaxShards)
+	}
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	r := &Replay{checks: packet.Checks{Transport: s.Checksum}}
+	for range n {
+		sh, err := shard.New(s.shardConfig(n, replaySecret), 0)
+		if err != nil {
+			r.Close()
+			return nil, err
+		}
+		r.shards = append(r.shards, sh)
+	}
+	return r, nil
+}
+
+// AcceptPartial accepts checksums that only cover the pseudo header, as captures
+// taken on the sending host have them.
+func (r *Replay) AcceptPartial() { r.checks.Partial = true }
+
+// Close frees the tracker's memory.
+func (r *Replay) Close() {
+	for _, s := range r.shards {
+		s.Close()
+	}
+}
+
+// replaySecret keys the hash of replays: fixed, so that they can be repeated. A
+// capture made to collide with it slows its own replay down, no more.
+var replaySecret = flow.Secret{
+	0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b,
+	0xa54ff53a5f1d36f1, 0x510e527fade682d1, 0x9b05688c2b3e6c1f,
+}
+
+// Frame judges a frame and returns the parsed packet, valid until the next call,
+// and the verdict. A frame without a time, or with one before its predecessor's,
+// counts as captured together with that.
+func (r *Replay) Frame(f *capture.Frame) (*packet.Packet, shard.Verdict) {
+	if !f.Time.IsZero() {
+		r.now = max(r.now, f.Time.UnixMilli())
+	}
+	p := &r.pkt[0]
+	f.Parse(p, r.checks)
+	r.shards[0].Hash(p)
+	s := r.shards[shard.Owner(p.Hash, len(r.shards))]
+	for !s.Tick(r.now) {
+	}
+	s.Process(r.now, r.pkt[:], r.out[:])
+	return p, r.out[0]
+}
+
+// Timeout returns what is left, in whole seconds, of a connection that v left.
+func (r *Replay) Timeout(v shard.Verdict) uint32 {
+	return uint32(max(v.Expires.Until(flow.Millis(r.now)), 0)) / 1000
+}
+
+// Now returns the time of the last frame.
+func (r *Replay) Now() time.Time { return time.UnixMilli(r.now).UTC() }
+
+// Records returns the connections that are alive at Now, ordered by their
+// original tuples.
+func (r *Replay) Records() []flow.Record {
+	var all []flow.Record
+	for _, s := range r.shards {
+		for !s.Tick(r.now) {
+		}
+		s.Walk(0, s.MaxConns(), func(c *flow.Conn) bool {
+			all = append(all, c.Record(flow.Millis(r.now)))
+			return false
+		})
+	}
+	slices.SortFunc(all, func(a, b flow.Record) int { return a.Orig.Compare(&b.Orig) })
+	return all
+}
+
+// Stats returns the counters of all shards together.
+func (r *Replay) Stats() shard.Stats {
+	var sum shard.Stats
+	for _, s := range r.shards {
+		sum.Add(s.Stats())
+	}
+	return sum
+}

@@ -1,0 +1,159 @@
+package engine
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/l4"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/shard"
+	"github.com/xdpct/xdpct/table"
+)
+
+// Settings are the tracker's settings under the names of Linux's sysctls
+// (net.netfilter.*), with Linux's defaults. Those beginning with xdpct_ are ours.
+type Settings struct {
+	L4 l4.Config
+	// Max is nf_conntrack_max, the most connections of all shards together.
+	Max int
+	// Checksum is nf_conntrack_checksum: a wrong transport checksum makes a
+	// packet INVALID.
+	Checksum bool
+	// Acct is nf_conntrack_acct: listings show packets and bytes. They are
+	// counted in any case.
+	Acct bool
+	// AdaptiveStart and AdaptiveEnd, in percent of Max, shrink the timeouts of
+	// connections that are not ASSURED as the table fills; a start of 0 turns
+	// it off (pf's adaptive.start and adaptive.end).
+	AdaptiveStart, AdaptiveEnd int
+}
+
+// DefaultSettings are those of Linux 6.18.
+func DefaultSettings() Settings {
+	return Settings{L4: l4.Linux(), Max: 262144, Checksum: true, AdaptiveEnd: 120}
+}
+
+// setting is one named value and its range.
+type setting struct {
+	name     string
+	doc      string
+	min, max uint64
+	get      func(*Settings) uint64
+	set      func(*Settings, uint64)
+}
+
+func timeout(name, doc string, field func(*l4.Timeouts) *uint32) setting {
+	return setting{
+		name, doc + ", in seconds", 0, flow.MaxTimeout,
+		func(s *Settings) uint64 { return uint64(*field(&s.L4.Timeouts)) },
+		func(s *Settings, v uint64) { *field(&s.L4.Timeouts) = uint32(v) },
+	}
+}
+
+func tcpTimeout(name string, st flow.TCPState) setting {
+	return timeout("nf_conntrack_tcp_timeout_"+name, "TCP in "+st.String(),
+		func(t *l4.Timeouts) *uint32 { return &t.TCP[st] })
+}
+
+func flag(name, doc string, field func(*Settings) *bool) setting {
+	return setting{
+		name, doc, 0, 1,
+		func(s *Settings) uint64 {
+			if *field(s) {
+				return 1
+			}
+			return 0
+		},
+		func(s *Settings, v uint64) { *field(s) = v == 1 },
+	}
+}
+
+func count(name, doc string, lo, hi uint64, field func(*Settings) *int) setting {
+	return setting{
+		name, doc, lo, hi,
+		func(s *Settings) uint64 { return uint64(*field(s)) },
+		func(s *Settings, v uint64) { *field(s) = int(v) },
+	}
+}
+
+// settings lists every setting in the order of `xdpct settings`.
+var settings = []setting{
+	count("nf_conntrack_max", "the most connections", 1, table.MaxConns, func(s *Settings) *int { return &s.Max }),
+	flag("nf_conntrack_acct", "show packets and bytes in listings", func(s *Settings) *bool { return &s.Acct }),
+	flag("nf_conntrack_checksum", "a wrong transport checksum is INVALID", func(s *Settings) *bool { return &s.Checksum }),
+	timeout("nf_conntrack_generic_timeout", "protocols without a tracker", func(t *l4.Timeouts) *uint32 { return &t.Generic }),
+	timeout("nf_conntrack_icmp_timeout", "ICMP queries", func(t *l4.Timeouts) *uint32 { return &t.ICMP }),
+	timeout("nf_conntrack_icmpv6_timeout", "ICMPv6 queries", func(t *l4.Timeouts) *uint32 { return &t.ICMPv6 }),
+	timeout("nf_conntrack_udp_timeout", "UDP without an answer, or younger than two seconds", func(t *l4.Timeouts) *uint32 { return &t.UDP }),
+	timeout("nf_conntrack_udp_timeout_stream", "UDP streams", func(t *l4.Timeouts) *uint32 { return &t.UDPStream }),
+	flag("nf_conntrack_tcp_loose", "pick up TCP connections that are under way", func(s *Settings) *bool { return &s.L4.TCPLoose }),
+	flag("nf_conntrack_tcp_be_liberal", "out of window is not INVALID", func(s *Settings) *bool { return &s.L4.TCPBeLiberal }),
+	flag("nf_conntrack_tcp_ignore_invalid_rst", "a RST below the acknowledged data is not INVALID", func(s *Settings) *bool { return &s.L4.TCPIgnoreInvalidRST }),
+	{
+		"nf_conntrack_tcp_max_retrans", "retransmissions after which a connection is taken for stuck", 0, math.MaxUint8,
+		func(s *Settings) uint64 { return uint64(s.L4.TCPMaxRetrans) },
+		func(s *Settings, v uint64) { s.L4.TCPMaxRetrans = uint8(v) },
+	},
+	tcpTimeout("syn_sent", flow.TCPSynSent),
+	tcpTimeout("syn_recv", flow.TCPSynRecv),
+	tcpTimeout("established", flow.TCPEstablished),
+	tcpTimeout("fin_wait", flow.TCPFinWait),
+	tcpTimeout("close_wait", flow.TCPCloseWait),
+	tcpTimeout("last_ack", flow.TCPLastAck),
+	tcpTimeout("time_wait", flow.TCPTimeWait),
+	tcpTimeout("close", flow.TCPClose),
+	timeout("nf_conntrack_tcp_timeout_max_retrans", "TCP that is stuck", func(t *l4.Timeouts) *uint32 { return &t.TCPMaxRetrans }),
+	timeout("nf_conntrack_tcp_timeout_unacknowledged", "TCP with data that is not acknowledged", func(t *l4.Timeouts) *uint32 { return &t.TCPUnacknowledged }),
+	count("xdpct_adaptive_start", "percent of nf_conntrack_max from which timeouts of connections that are not ASSURED shrink; 0 is never", 0, 100,
+		func(s *Settings) *int { return &s.AdaptiveStart }),
+	count("xdpct_adaptive_end", "percent of nf_conntrack_max at which they would reach nothing", 1, 1000,
+		func(s *Settings) *int { return &s.AdaptiveEnd }),
+}
+
+// Set sets the named setting, with or without the prefix net.netfilter. An
+// unknown name or a value out of range is an error and changes nothing.
+func (s *Settings) Set(name, value string) error {
+	const prefix = "net.netfilter."
+	if len(name) > len(prefix) && name[:len(prefix)] == prefix {
+		name = name[len(prefix):]
+	}
+	for _, f := range settings {
+		if f.name != name {
+			continue
+		}
+		v, err := strconv.ParseUint(value, 10, 64)
+		if err != nil || v < f.min || v > f.max {
+			return fmt.Errorf("%s: %q is not a number from %d to %d", name, value, f.min, f.max)
+		}
+		f.set(s, v)
+		return nil
+	}
+	return fmt.Errorf("%s: no such setting", name)
+}
+
+// Each calls visit for every setting with its value and meaning.
+func (s *Settings) Each(visit func(name string, value uint64, doc string)) {
+	for _, f := range settings {
+		visit(f.name, f.get(s), f.doc)
+	}
+}
+
+// Validate checks what no single setting can know.
+func (s *Settings) Validate() error {
+	if s.AdaptiveStart > 0 && s.AdaptiveEnd <= s.AdaptiveStart {
+		return fmt.Errorf("xdpct_adaptive_end: %d is not above xdpct_adaptive_start, %d", s.AdaptiveEnd, s.AdaptiveStart)
+	}
+	return nil
+}
+
+// shardConfig divides the settings among n shards.
+func (s *Settings) shardConfig(n int, secret flow.Secret) shard.Config {
+	per := (s.Max + n - 1) / n
+	return shard.Config{
+		L4: s.L4, Secret: secret, MaxConns: per,
+		Checks:        packet.Checks{Transport: s.Checksum},
+		AdaptiveStart: per * s.AdaptiveStart / 100, AdaptiveEnd: per * s.AdaptiveEnd / 100,
+	}
+}
