@@ -1,0 +1,67 @@
+// Command xdpct tracks connections outside the kernel, on AF_XDP.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// The exit codes, as conntrack(8) has them.
+const (
+	exitFailed = 1 // it did not work, or nothing matched
+	exitUsage  = 2 // it was asked the wrong way
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// usageError marks errors in what the user typed.
+type usageError struct{ error }
+
+func run(args []string, out, errOut io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(errOut, "xdpct: %v\n", err)
+	if _, ok := err.(usageError); ok {
+		fmt.Fprintf(errOut, "Try '%s --help'.\n", cmd.CommandPath())
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "xdpct",
+		Short: "Track connections outside the kernel, on AF_XDP",
+		Long: `xdpct tracks connections as Linux nf_conntrack does, packet for packet, but
+outside the kernel: AF_XDP sockets on every queue feed one lock-free shard a core.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(replayCommand(), settingsCommand(), versionCommand())
+	return root
+}
+
+// args wraps a cobra argument check so that its error counts as wrong usage.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usageError{err}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/xdpct/xdpct/engine"
+	"github.com/xdpct/xdpct/export"
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/rx/capture"
+	"github.com/xdpct/xdpct/shard"
+)
+
+// replayOptions are the flags of replay.
+type replayOptions struct {
+	verdicts, json, partial bool
+	out                     string
+	shards                  int
+	settings                engine.Settings
+	format                  export.Format
+}
+
+func replayCommand() *cobra.Command {
+	o := replayOptions{settings: engine.DefaultSettings()}
+	cmd := &cobra.Command{
+		Use:   "replay [flags] CAPTURE...",
+		Short: "Run captures through the tracker and print the final table",
+		Long: `Read pcap and pcapng captures (Ethernet, raw IP, Linux cooked; also gzipped),
+one after the other, with the capture's own time as the clock, and print the
+connections that are alive at the end as 'list' does.
+
+With --verdicts print one JSON object for each frame instead:
+  n        the number of the frame, from 1
+  ts       its time
+  ctstate  NEW, ESTABLISHED, RELATED, INVALID or UNTRACKED
+  dir      original or reply, empty without a connection
+  status   status bits of the connection after the frame
+  l4state  state of its protocol after the frame
+  timeout  seconds that it lives on without further frames
+  verdict  accept or drop
+  reason   why it was dropped, is INVALID or was ignored
+
+A capture that is broken is replayed up to the break; the error names the file
+and the frame.`,
+		Example: `  xdpct replay web.pcap
+  xdpct replay --verdicts --set nf_conntrack_tcp_loose=0 part1.pcapng.gz part2.pcapng.gz
+  xdpct replay --out passed.pcap mixed.pcap`,
+		Args: args(cobra.MinimumNArgs(1)),
+		RunE: func(cmd *cobra.Command, files []string) error { return o.run(cmd.OutOrStdout(), files) },
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.verdicts, "verdicts", false, "print a verdict for each frame instead of the final table")
+	f.BoolVar(&o.json, "json", false, "print the final table as JSON, a connection a line")
+	f.StringVar(&o.out, "out", "", "write to `FILE`: the frames that pass if its name ends in .pcap or .pcap.gz, else the output")
+	f.IntVar(&o.shards, "shards", 1, "number of shards; the verdicts do not depend on it")
+	f.BoolVar(&o.partial, "partial-checksums", false, "accept checksums that the sending host left to its device")
+	f.BoolVarP(&o.format.Extended, "extended", "e", false, "begin lines with the layer 3 protocol, as conntrack -o extended")
+	f.Var(settingsFlag{&o.settings}, "set", "change a setting; see 'xdpct settings'")
+	return cmd
+}
+
+// frameVerdict is a line of --verdicts.
+type frameVerdict struct {
+	N       int      `json:"n"`
+	Time    string   `json:"ts"`
+	CTState string   `json:"ctstate"`
+	Dir     string   `json:"dir"`
+	Status  []string `json:"status"`
+	L4State string   `json:"l4state"`
+	Timeout uint32   `json:"timeout"`
+	Verdict string   `json:"verdict"`
+	Reason  string   `json:"reason"`
+}
+
+func (o *replayOptions) run(stdout io.Writer, files []string) (err error) {
+	if o.shards < 1 || o.shards > engine.MaxShards {
+		return usageError{fmt.Errorf("--shards %d: must be 1..%d", o.shards, engine.MaxShards)}
+	}
+	r, err := engine.NewReplay(o.settings, o.shards)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if o.partial {
+		r.AcceptPartial()
+	}
+	o.format.Counters = o.settings.Acct
+
+	sink, text, err := o.openOut(stdout)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sink.Close()) }()
+	w := bufio.NewWriterSize(text, 1<<16)
+	defer func() { err = errors.Join(err, w.Flush()) }()
+
+	var broken error
+	n := 0
+	for _, name := range files {
+		if err := o.replayFile(r, name, &n, w, sink); err != nil {
+			broken = errors.Join(broken, err)
+		}
+	}
+	if !o.verdicts {
+		if err := o.printTable(w, r); err != nil {
+			return err
+		}
+	}
+	return broken
+}
+
+// outSink is where --out goes: frames, text, or nowhere.
+type outSink struct {
+	name string
+	pcap *capture.Writer // opened with the first frame, whose link type it takes
+	text *os.File
+}
+
+func (o *replayOptions) openOut(stdout io.Writer) (*outSink, io.Writer, error) {
+	s := &outSink{}
+	switch {
+	case o.out == "":
+		return s, stdout, nil
+	case strings.HasSuffix(o.out, ".pcap"), strings.HasSuffix(o.out, ".pcap.gz"):
+		s.name = o.out
+		return s, stdout, nil
+	}
+	f, err := os.Create(o.out)
+	s.text = f
+	return s, f, err
+}
+
+func (s *outSink) write(f *capture.Frame) (err error) {
+	if s.name == "" {
+		return nil
+	}
+	if s.pcap == nil {
+		if s.pcap, err = capture.Create(s.name, f.Link); err != nil {
+			return err
+		}
+	}
+	return s.pcap.Write(f)
+}
+
+// Close closes what is open. A capture that no frame reached is written empty.
+func (s *outSink) Close() (err error) {
+	if s.name != "" && s.pcap == nil {
+		if s.pcap, err = capture.Create(s.name, capture.LinkEthernet); err != nil {
+			return err
+		}
+	}
+	if s.pcap != nil {
+		err = s.pcap.Close()
+	}
+	if s.text != nil {
+		err = errors.Join(err, s.text.Close())
+	}
+	return err
+}
+
+func (o *replayOptions) replayFile(r *engine.Replay, name string, n *int, w *bufio.Writer, sink *outSink) error {
+	in, err := capture.Open(name)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	enc := json.NewEncoder(w)
+	for {
+		var f capture.Frame
+		if err := in.Next(&f); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		*n++
+		p, v := r.Frame(&f)
+		if v.Action == shard.Accept {
+			if err := sink.write(&f); err != nil {
+				return err
+			}
+		}
+		if o.verdicts {
+			if err := enc.Encode(describe(*n, &f, p, v, r)); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func describe(n int, f *capture.Frame, p *packet.Packet, v shard.Verdict, r *engine.Replay) frameVerdict {
+	line := frameVerdict{
+		N: n, Time: r.Now().Format(time.RFC3339Nano), CTState: v.State.String(),
+		Status: []string{}, Verdict: v.Action.String(), Reason: v.Reason.String(),
+	}
+	if !f.Time.IsZero() {
+		line.Time = f.Time.UTC().Format(time.RFC3339Nano)
+	}
+	if v.Conn {
+		line.Dir, line.Status, line.Timeout = v.Dir.String(), v.Status.Names(), r.Timeout(v)
+		if p.Key.L4.Proto() == flow.TCP {
+			line.L4State = flow.TCPState(v.L4State).String()
+		}
+	}
+	return line
+}
+
+func (o *replayOptions) printTable(w *bufio.Writer, r *engine.Replay) error {
+	enc := json.NewEncoder(w)
+	var line []byte
+	for _, rec := range r.Records() {
+		if o.json {
+			if err := enc.Encode(export.NewFlow(&rec)); err != nil {
+				return err
+			}
+			continue
+		}
+		line = append(o.format.AppendFlow(line[:0], &rec), '\n')
+		if _, err := w.Write(line); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/xdpct/xdpct/engine"
+)
+
+func settingsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "settings",
+		Short: "List every setting with its default and meaning",
+		Long: `List the settings of the tracker with their defaults. They carry the names of
+Linux's sysctls (net.netfilter.*) and are set under "settings:" in the
+configuration, or with --set on the command line of replay.`,
+		Example: "  xdpct settings",
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s := engine.DefaultSettings()
+			w := bufio.NewWriter(cmd.OutOrStdout())
+			s.Each(func(name string, value uint64, doc string) {
+				fmt.Fprintf(w, "%s = %d\n\t%s\n", name, value, doc)
+			})
+			return w.Flush()
+		},
+	}
+}
+
+// settingsFlag is the --set option: name=value, may be repeated.
+type settingsFlag struct{ s *engine.Settings }
+
+func (f settingsFlag) String() string { return "" }
+func (f settingsFlag) Type() string   { return "name=value" }
+func (f settingsFlag) Set(v string) error {
+	name, value, ok := strings.Cut(v, "=")
+	if !ok {
+		return fmt.Errorf("%q is not name=value", v)
+	}
+	return f.s.Set(strings.TrimSpace(name), strings.TrimSpace(value))
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  xdpct version",
+		Args:    args(cobra.NoArgs),
+		Run: func(cmd *cobra.Command, _ []string) {
+			fmt.Fprintf(cmd.OutOrStdout(), "xdpct %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		},
+	}
+}
+
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(unknown)"
+	}
+	v := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && v == "(devel)" {
+			v = s.Value
+		}
+	}
+	return v
+}
