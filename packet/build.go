@@ -1,0 +1,123 @@
+package packet
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/xdpct/xdpct/flow"
+)
+
+// IP describes the IP header of a datagram to build. Src and Dst must be of one
+// family; zero fields get their usual values.
+type IP struct {
+	Src, Dst netip.Addr
+	TTL      uint8  // 0 means 64
+	ID       uint16 // IPv4 identification, IPv6 flow label
+}
+
+// AppendIP appends an IP datagram that carries payload.
+func AppendIP(b []byte, ip IP, proto flow.Proto, payload []byte) []byte {
+	ttl := ip.TTL
+	if ttl == 0 {
+		ttl = 64
+	}
+	src, dst := ip.Src.AsSlice(), ip.Dst.AsSlice()
+	at := len(b)
+	if ip.Src.Is4() {
+		b = append(b, 0x45, 0)
+		b = binary.BigEndian.AppendUint16(b, uint16(ipv4Len+len(payload)))
+		b = binary.BigEndian.AppendUint16(b, ip.ID)
+		b = append(b, 0, 0, ttl, byte(proto), 0, 0)
+		b = append(append(b, src...), dst...)
+		binary.BigEndian.PutUint16(b[at+10:], ^sum(b[at:], 0))
+	} else {
+		b = append(b, 0x60, 0)
+		b = binary.BigEndian.AppendUint16(b, ip.ID)
+		b = binary.BigEndian.AppendUint16(b, uint16(len(payload)))
+		b = append(b, byte(proto), ttl)
+		b = append(append(b, src...), dst...)
+	}
+	return append(b, payload...)
+}
+
+// Segment is a TCP segment to build.
+type Segment struct {
+	Seq, Ack uint32
+	Window   uint16
+	Flags    TCPFlags
+	Options  []byte // padded to a multiple of four with End of Option List
+	Payload  []byte
+}
+
+// AppendTCP appends an IP datagram with a TCP segment between two ports.
+func AppendTCP(b []byte, ip IP, sport, dport uint16, s Segment) []byte {
+	opts := s.Options
+	for len(opts)%4 != 0 {
+		opts = append(opts[:len(opts):len(opts)], 0)
+	}
+	seg := binary.BigEndian.AppendUint16(nil, sport)
+	seg = binary.BigEndian.AppendUint16(seg, dport)
+	seg = binary.BigEndian.AppendUint32(seg, s.Seq)
+	seg = binary.BigEndian.AppendUint32(seg, s.Ack)
+	seg = append(seg, byte(5+len(opts)/4)<<4, byte(s.Flags))
+	seg = binary.BigEndian.AppendUint16(seg, s.Window)
+	seg = append(seg, 0, 0, 0, 0)
+	seg = append(append(seg, opts...), s.Payload...)
+	setChecksum(seg, 16, ip, flow.TCP)
+	return AppendIP(b, ip, flow.TCP, seg)
+}
+
+// AppendUDP appends an IP datagram with a UDP datagram between two ports.
+func AppendUDP(b []byte, ip IP, sport, dport uint16, payload []byte) []byte {
+	d := binary.BigEndian.AppendUint16(nil, sport)
+	d = binary.BigEndian.AppendUint16(d, dport)
+	d = binary.BigEndian.AppendUint16(d, uint16(8+len(payload)))
+	d = append(append(d, 0, 0), payload...)
+	setChecksum(d, 6, ip, flow.UDP)
+	return AppendIP(b, ip, flow.UDP, d)
+}
+
+// AppendICMP appends an IP datagram with an ICMP or ICMPv6 message, by the
+// family of ip. rest is the second word of the header: identifier and sequence
+// number, or what an error has there.
+func AppendICMP(b []byte, ip IP, typ, code uint8, rest uint32, payload []byte) []byte {
+	m := append([]byte{typ, code, 0, 0}, 0, 0, 0, 0)
+	binary.BigEndian.PutUint32(m[4:], rest)
+	m = append(m, payload...)
+	proto := flow.ICMP
+	if ip.Src.Is6() {
+		proto = flow.ICMPv6
+	}
+	setChecksum(m, 2, ip, proto)
+	return AppendIP(b, ip, proto, m)
+}
+
+// setChecksum fills in the checksum at offset at of a segment.
+func setChecksum(seg []byte, at int, ip IP, proto flow.Proto) {
+	var pseudo uint64
+	if proto != flow.ICMP {
+		f := flow.IPv6
+		if ip.Src.Is4() {
+			f = flow.IPv4
+		}
+		pseudo = pseudoSum(flow.AddrFrom(ip.Src), flow.AddrFrom(ip.Dst), f, uint32(len(seg)), proto)
+	}
+	c := ^sum(seg, pseudo)
+	if c == 0 && proto == flow.UDP {
+		c = 0xffff // 0 means none (RFC 768)
+	}
+	binary.BigEndian.PutUint16(seg[at:], c)
+}
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+// AppendEthernet appends an Ethernet frame that carries an IP datagram.
+func AppendEthernet(b []byte, dst, src MAC, datagram []byte) []byte {
+	b = append(append(b, dst[:]...), src[:]...)
+	typ := EtherIPv4
+	if len(datagram) > 0 && datagram[0]>>4 == 6 {
+		typ = EtherIPv6
+	}
+	return append(binary.BigEndian.AppendUint16(b, uint16(typ)), datagram...)
+}
