@@ -18,6 +18,7 @@ const (
 	ReasonIPHeaderLength   // the IPv4 header length is below 20 or beyond the packet
 	ReasonIPTotalLength    // the IP length field is beyond the frame or below the header
 	ReasonIPHeaderChecksum // the IPv4 header checksum is wrong
+	ReasonFragmentHeader   // an IPv6 fragment header that is cut off, or that nothing follows although it says so
 
 	// Packets that nf_conntrack calls INVALID before it looks for a connection.
 
@@ -82,6 +83,7 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonIPHeaderLength:   {"ip_header_length", "the IPv4 header length is below 20 or beyond the packet"},
 	ReasonIPTotalLength:    {"ip_total_length", "the IP length field is beyond the frame or below the header"},
 	ReasonIPHeaderChecksum: {"ip_header_checksum", "the IPv4 header checksum is wrong"},
+	ReasonFragmentHeader:   {"fragment_header", "an IPv6 fragment header that is cut off, or that nothing follows although it says so"},
 	ReasonFragment:         {"fragment", "a fragment of a datagram; not reassembled yet"},
 	ReasonIPv6ExtHeader:    {"ipv6_ext_header", "the chain of extension headers is cut off, or ends in No Next Header"},
 	ReasonL4TooShort:       {"l4_too_short", "the transport header is cut off"},
@@ -136,4 +138,4 @@ func (r Reason) Text() string {
 
 // Malformed reports whether r means that the frame is no whole IP packet. Such
 // frames are dropped in every mode.
-func (r Reason) Malformed() bool { return r >= ReasonFrameTooShort && r <= ReasonIPHeaderChecksum }
+func (r Reason) Malformed() bool { return r >= ReasonFrameTooShort && r <= ReasonFragmentHeader }

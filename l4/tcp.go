@@ -154,7 +154,8 @@ func resync(t *flow.TCPTrack, d flow.Direction) {
 	t.SetScale(syn, t.Last.Scale())
 	t.Last.SetOptions(t.Last.Scale(), t.Last.Flags()&^flow.TCPChallengeAck)
 	t.Flags[syn] = t.Last.Flags()
-	t.Seen[d], t.Flags[d] = flow.TCPSeen{}, 0
+	t.Seen[d] = flow.TCPSeen{}
+	t.Flags[d] &= flow.TCPBeLiberal
 	t.SetScale(d, 0)
 }
 
@@ -185,8 +186,9 @@ func (cfg *Config) reset(c *flow.Conn, seg *packet.TCP, d flow.Direction, old fl
 		}
 		next = old // leave room for a challenge ACK
 	}
-	if (c.Status&flow.SeenReply != 0 && last == flow.TCPSyn ||
-		c.Status&flow.Assured == 0 && last == flow.TCPAck) && seg.Ack == t.LastEnd {
+	if seg.Ack == t.LastEnd &&
+		(c.Status&flow.SeenReply != 0 && last == flow.TCPSyn && t.Last.Dir() != d ||
+			c.Status&flow.Assured == 0 && last == flow.TCPAck) {
 		return next, inWindow, Result{} // it answers what was let through unjudged
 	}
 	if old == flow.TCPSynSent && last == flow.TCPAck && t.Last.Dir() == flow.Reply && seg.Seq == t.LastAck {

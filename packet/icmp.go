@@ -131,20 +131,23 @@ func quoted(q []byte, f flow.Family) (t flow.Tuple, ok bool) {
 			return t, false
 		}
 		proto, at = flow.Proto(q[9]), int(q[0]&15)*4
+		if at > len(q) {
+			return t, false
+		}
 		t.Src, t.Dst = flow.AddrFrom4(q[12:]), flow.AddrFrom4(q[16:])
 	} else {
 		if len(q) < ipv6Len {
 			return t, false
 		}
-		var frag bool
-		proto, at, frag = skipExtensions(q, flow.Proto(q[6]), ipv6Len)
-		if frag {
-			proto, at = quotedFirstFragment(q, proto, at)
+		x := skipExtensions(q, flow.Proto(q[6]), ipv6Len)
+		for x.fragment && binary.BigEndian.Uint16(q[x.at-6:])&^7 == 0 {
+			x = skipExtensions(q, x.proto, x.at) // a first fragment names its connection
 		}
+		if x.cut || x.fragment {
+			return t, false
+		}
+		proto, at = x.proto, x.at
 		t.Src, t.Dst = flow.AddrFrom16(q[8:]), flow.AddrFrom16(q[24:])
-	}
-	if at < 0 || at > len(q) {
-		return t, false
 	}
 	var src, dst uint16
 	switch proto {
@@ -161,17 +164,4 @@ func quoted(q []byte, f flow.Family) (t flow.Tuple, ok bool) {
 	}
 	t.L4 = flow.MakeL4(f, proto, 0, src, dst)
 	return t, true
-}
-
-// quotedFirstFragment goes on behind a fragment header: the first fragment of a
-// datagram may be quoted, a later one names no connection.
-func quotedFirstFragment(q []byte, proto flow.Proto, at int) (flow.Proto, int) {
-	if binary.BigEndian.Uint16(q[at-6:])&^7 != 0 {
-		return proto, -1
-	}
-	proto, at, frag := skipExtensions(q, proto, at)
-	if frag {
-		return proto, -1
-	}
-	return proto, at
 }

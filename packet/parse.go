@@ -133,16 +133,20 @@ func (p *Packet) parseIPv6(off, wire int, checks Checks) {
 	}
 	b = clip(b, total)
 	p.Family, p.Len = flow.IPv6, uint32(total)
-	proto, at, frag := skipExtensions(b, flow.Proto(b[6]), ipv6Len)
-	p.Proto = proto
-	if frag {
+	x := skipExtensions(b, flow.Proto(b[6]), ipv6Len)
+	p.Proto = x.proto
+	switch {
+	case x.fragAt > 0 && x.cut && total <= x.fragAt+8:
+		p.Reason = flow.ReasonFragmentHeader // nf_ct_frag6_queue drops it
+		return
+	case x.fragment:
 		p.invalid(flow.ReasonFragment)
 		return
-	}
-	if at < 0 || off+at > 0xffff {
+	case x.cut || off+x.at > 0xffff:
 		p.invalid(flow.ReasonIPv6ExtHeader)
 		return
 	}
+	at := x.at
 	p.L4 = uint16(off + at)
 	p.parseL4(l4{
 		src: flow.AddrFrom16(b[8:]), dst: flow.AddrFrom16(b[24:]),
@@ -160,34 +164,53 @@ const (
 	destOptions = 60
 )
 
-// skipExtensions returns the transport protocol and its offset in the packet b,
-// whose first header after off is proto. at is negative where the chain is cut
-// off or ends in No Next Header; frag is set for all fragments but atomic ones.
-func skipExtensions(b []byte, proto flow.Proto, off int) (_ flow.Proto, at int, frag bool) {
+// extensions is what the walk over extension headers found.
+type extensions struct {
+	proto    flow.Proto // the transport protocol, or that of the header where the walk ended
+	at       int        // its offset in the packet, perhaps beyond its end
+	fragAt   int        // offset of the first fragment header, 0 if there is none
+	fragment bool       // a fragment, and not an atomic one; the walk ended there
+	cut      bool       // the chain is cut off, or ends in No Next Header
+}
+
+// skipExtensions walks over the headers of the packet b, the first of which is
+// proto at offset off.
+func skipExtensions(b []byte, proto flow.Proto, off int) extensions {
+	x := extensions{proto: proto, at: off}
 	for {
-		switch proto {
+		switch x.proto {
 		case hopByHop, routing, authHeader, destOptions, fragment:
 		case noNext:
-			return proto, -1, false
+			x.cut = true
+			return x
 		default:
-			return proto, off, false
+			return x
 		}
-		if len(b) < off+8 {
-			return proto, -1, false
+		if x.proto == fragment && x.fragAt == 0 {
+			x.fragAt = x.at
+		}
+		if len(b) < x.at+2 { // the kernel asks for no more than it reads
+			x.cut = true
+			return x
 		}
 		size := 8
-		switch proto {
+		switch x.proto {
 		case fragment:
-			if binary.BigEndian.Uint16(b[off+2:])&^6 != 0 { // MF or an offset
-				return flow.Proto(b[off]), off + 8, true
+			if len(b) < x.at+4 {
+				x.cut = true
+				return x
 			}
+			x.fragment = binary.BigEndian.Uint16(b[x.at+2:])&^6 != 0 // MF or an offset
 		case authHeader:
-			size = (int(b[off+1]) + 2) * 4
+			size = (int(b[x.at+1]) + 2) * 4
 		default:
-			size = (int(b[off+1]) + 1) * 8
+			size = (int(b[x.at+1]) + 1) * 8
 		}
-		proto = flow.Proto(b[off])
-		off += size
+		x.proto = flow.Proto(b[x.at])
+		x.at += size
+		if x.fragment {
+			return x
+		}
 	}
 }
 
