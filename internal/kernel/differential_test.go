@@ -1,0 +1,282 @@
+package kernel
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xdpct/xdpct/export"
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/internal/dialogue"
+	"github.com/xdpct/xdpct/internal/testenv"
+	"github.com/xdpct/xdpct/l4"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/shard"
+)
+
+var seed = flag.Uint64("seed", 0, "seed of the random dialogues; 0 takes the time")
+
+const (
+	packetsIPv4 = 20_000
+	packetsIPv6 = 10_000
+)
+
+var network = dialogue.Network{
+	Hosts: Hosts,
+	Host: func(sideB bool, n int, f flow.Family) netip.Addr {
+		if sideB {
+			return B.Host(n, f)
+		}
+		return A.Host(n, f)
+	},
+}
+
+// TestKernelAgrees runs random dialogues through the kernel and through a shard:
+// the verdict on every packet and the final table must be the same.
+func TestKernelAgrees(t *testing.T) {
+	testenv.Root(t)
+	s := *seed
+	if s == 0 {
+		s = uint64(time.Now().UnixNano())
+	}
+	t.Logf("seed %d (repeat with: go test ./internal/kernel -run %s -seed %d)", s, t.Name(), s)
+	for _, v := range []struct {
+		name    string
+		sysctls map[string]string
+		config  func(*l4.Config)
+	}{
+		{"default", nil, func(*l4.Config) {}},
+		{"strict", map[string]string{"nf_conntrack_tcp_loose": "0", "nf_conntrack_tcp_max_retrans": "1"},
+			func(c *l4.Config) { c.TCPLoose, c.TCPMaxRetrans = false, 1 }},
+		{"liberal", map[string]string{"nf_conntrack_tcp_be_liberal": "1", "nf_conntrack_tcp_ignore_invalid_rst": "1"},
+			func(c *l4.Config) { c.TCPBeLiberal, c.TCPIgnoreInvalidRST = true, true }},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			o, err := NewOracle(v.sysctls)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer o.Close()
+			cfg := l4.Linux()
+			v.config(&cfg)
+			for _, run := range []struct {
+				f flow.Family
+				n int
+			}{{flow.IPv4, packetsIPv4}, {flow.IPv6, packetsIPv6}} {
+				steps := dialogue.Make(s, run.n, run.f, network)
+				if v.name != "default" {
+					steps = slices.DeleteFunc(steps[:run.n/4], func(s dialogue.Step) bool { return s.Pause })
+				}
+				compare(t, o, cfg, steps)
+			}
+		})
+	}
+}
+
+// compare fails t with a minimal case if the trackers differ.
+func compare(t *testing.T, o *Oracle, cfg l4.Config, steps []dialogue.Step) {
+	t.Helper()
+	diff := runBoth(t, o, cfg, steps)
+	if diff == nil {
+		return
+	}
+	t.Logf("difference at packet %d of %d: %s", diff.at, len(steps), diff.what)
+	steps = shrink(t, o, cfg, steps[:min(diff.at+1, len(steps))])
+	if diff = runBoth(t, o, cfg, steps); diff == nil {
+		t.Fatal("the difference does not show again")
+	}
+	var b strings.Builder
+	for i, s := range steps {
+		side := "A>"
+		if s.FromB {
+			side = "B>"
+		}
+		fmt.Fprintf(&b, "\n%3d %s %s\n      %x", i, side, describe(s.Datagram), s.Datagram)
+	}
+	t.Fatalf("minimal case: %s\npacket %d: %s", b.String(), diff.at, diff.what)
+}
+
+func describe(d []byte) string {
+	var p packet.Packet
+	typ := packet.EtherIPv4
+	if d[0]>>4 == 6 {
+		typ = packet.EtherIPv6
+	}
+	p.ParseFrom(d, len(d), 0, typ, packet.Checks{Transport: true})
+	t := p.Key
+	if p.Flipped {
+		t, _ = t.Invert()
+	}
+	s := fmt.Sprintf("kind %d %s proto %d len %d %v>%v %d>%d", p.Kind, p.Reason, p.Proto, p.Len,
+		t.Src.Netip(p.Family), t.Dst.Netip(p.Family), t.L4.Src(), t.L4.Dst())
+	if p.Proto == flow.TCP && p.Kind == packet.Data {
+		s += fmt.Sprintf(" flags %08b seq %d ack %d win %d seglen %d opts %x",
+			p.TCP.Flags, p.TCP.Seq, p.TCP.Ack, p.TCP.Window, p.TCP.SegLen, p.Options())
+	}
+	return s
+}
+
+// shrink drops conversations and then packets while the difference stays.
+func shrink(t *testing.T, o *Oracle, cfg l4.Config, steps []dialogue.Step) []dialogue.Step {
+	differs := func(s []dialogue.Step) bool { return len(s) > 0 && runBoth(t, o, cfg, s) != nil }
+	last := steps[len(steps)-1].Conversation
+	if only := slices.DeleteFunc(slices.Clone(steps), func(s dialogue.Step) bool { return s.Conversation != last }); differs(only) {
+		steps = only
+	}
+	deadline := time.Now().Add(time.Minute)
+	for chunk := max(len(steps)/2, 1); chunk >= 1 && time.Now().Before(deadline); {
+		smaller := false
+		for at := 0; at+chunk <= len(steps) && time.Now().Before(deadline); {
+			without := append(slices.Clone(steps[:at]), steps[at+chunk:]...)
+			if differs(without) {
+				steps, smaller = without, true
+			} else {
+				at += chunk
+			}
+		}
+		if !smaller || chunk > len(steps)/2 {
+			chunk /= 2
+		}
+	}
+	return steps
+}
+
+type difference struct {
+	at   int
+	what string
+}
+
+var secret = flow.Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db}
+
+// runBoth empties both tables, sends the steps through both trackers and returns
+// the first difference.
+func runBoth(t *testing.T, o *Oracle, cfg l4.Config, steps []dialogue.Step) *difference {
+	t.Helper()
+	if err := o.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	clock := func() int64 { return time.Since(begin).Milliseconds() }
+	sh, err := shard.New(shard.Config{L4: cfg, MaxConns: 1 << 16, Secret: secret, Checks: packet.Checks{Transport: true}}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sh.Close()
+	var pkt [1]packet.Packet
+	var out [1]shard.Verdict
+	for i, s := range steps {
+		if s.Pause {
+			time.Sleep(2300 * time.Millisecond)
+		}
+		from := A
+		if s.FromB {
+			from = B
+		}
+		want, forwarded, err := o.Send(from, s.Datagram)
+		if err != nil {
+			t.Fatal(err)
+		}
+		typ := packet.EtherIPv4
+		if s.Datagram[0]>>4 == 6 {
+			typ = packet.EtherIPv6
+		}
+		pkt[0].ParseFrom(s.Datagram, len(s.Datagram), 0, typ, packet.Checks{Transport: true})
+		sh.Hash(&pkt[0])
+		sh.Process(clock(), pkt[:], out[:])
+		if what := differ(want, forwarded, out[0]); what != "" {
+			return &difference{i, what}
+		}
+	}
+	if what := differTable(t, o, sh, clock()); what != "" {
+		return &difference{len(steps), what}
+	}
+	return nil
+}
+
+func differ(want Verdict, forwarded bool, v shard.Verdict) string {
+	got := Verdict{State: v.State}
+	if v.Conn {
+		got.Dir = v.Dir
+		got.SeenReply = v.Status&flow.SeenReply != 0
+		got.Assured = v.Status&flow.Assured != 0
+	}
+	if forwarded != (v.Action == shard.Accept) {
+		return fmt.Sprintf("kernel forwarded: %v, xdpct: %v (%v)", forwarded, v.Action, v.Reason)
+	}
+	if forwarded && got != want {
+		return fmt.Sprintf("kernel: %+v, xdpct: %+v (%v)", want, got, v.Reason)
+	}
+	return ""
+}
+
+// differTable compares the final tables, timeouts within a second.
+func differTable(t *testing.T, o *Oracle, sh *shard.Shard, now int64) string {
+	t.Helper()
+	text, err := o.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel := map[string]int{}
+	for line := range bytes.Lines(text) {
+		id, timeout := split(t, string(line))
+		kernel[id] = timeout
+	}
+	var diffs []string
+	n := 0
+	for !sh.Tick(now) {
+	}
+	sh.Walk(0, sh.MaxConns(), func(c *flow.Conn) bool {
+		n++
+		r := c.Record(flow.Millis(now))
+		id, timeout := split(t, string(export.Format{Extended: true}.AppendFlow(nil, &r)))
+		want, ok := kernel[id]
+		delete(kernel, id)
+		if !ok {
+			diffs = append(diffs, "only xdpct has "+id)
+		} else if timeout-want > 1 || want-timeout > 1 {
+			diffs = append(diffs, fmt.Sprintf("timeout %d, kernel %d: %s", timeout, want, id))
+		}
+		return false
+	})
+	for id := range kernel {
+		diffs = append(diffs, "only the kernel has "+id)
+	}
+	if diffs == nil && n > 0 && os.Getenv("V") != "" {
+		t.Logf("%d connections in both tables", n)
+	}
+	slices.Sort(diffs)
+	return strings.Join(diffs[:min(len(diffs), 5)], "\n")
+}
+
+// split reads a line of a listing and returns what identifies and describes the
+// connection, and its timeout.
+func split(t *testing.T, line string) (id string, timeout int) {
+	t.Helper()
+	f := strings.Fields(line)
+	if len(f) < 7 {
+		t.Fatalf("listing line %q", line)
+	}
+	timeout, err := strconv.Atoi(f[4])
+	if err != nil {
+		t.Fatalf("listing line %q: %v", line, err)
+	}
+	keep := f[:4:4]
+	for _, w := range f[5:] {
+		name, value, _ := strings.Cut(w, "=")
+		switch name {
+		case "use", "zone", "mark":
+			continue
+		case "src", "dst": // /proc prints IPv6 addresses in full
+			w = name + "=" + netip.MustParseAddr(value).String()
+		}
+		keep = append(keep, w)
+	}
+	return strings.Join(keep, " "), timeout
+}
