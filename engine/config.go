@@ -1,0 +1,217 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/xdpct/xdpct/rx"
+)
+
+// Mode is what the engine does with frames.
+type Mode string
+
+// The modes.
+const (
+	Tap    Mode = "tap"    // receive and track; frames end here
+	Bridge Mode = "bridge" // forward between two ports, unchanged
+)
+
+// Config is the configuration of `xdpct run`. The zero value of a field means
+// what its comment says; LoadConfig fills the defaults in.
+type Config struct {
+	Mode  Mode         `yaml:"mode"`  // required
+	Ports []PortConfig `yaml:"ports"` // one or more for tap, two for bridge
+	// Shards must be the number of receive queues of every port; 0 takes it
+	// from the ports.
+	Shards int `yaml:"shards"`
+	// CPUs pins shard i to CPUs[i]. Empty: shard i to the i-th CPU that the
+	// process may use.
+	CPUs []int `yaml:"cpus"`
+	// XDP is auto, driver or generic; empty means auto.
+	XDP rx.XDPMode `yaml:"xdp"`
+	// ForceCopy rules out zero copy.
+	ForceCopy bool `yaml:"force_copy"`
+	// FrameSize is the size of a UMEM chunk, 2048 or 4096; 0 means 4096.
+	FrameSize int `yaml:"frame_size"`
+	// Control is the path of the control socket; empty means /run/xdpct.sock.
+	Control string `yaml:"control"`
+	// Metrics is the address (host:port) on which metrics are served, on
+	// loopback unless it says otherwise; empty means not at all.
+	Metrics string `yaml:"metrics"`
+	// Settings are the tracker's, see Settings.
+	Settings Settings `yaml:"settings"`
+}
+
+// PortConfig is a port.
+type PortConfig struct {
+	Interface string `yaml:"interface"`
+}
+
+// DefaultControl is where `run` listens and the other commands look.
+const DefaultControl = "/run/xdpct.sock"
+
+// DefaultConfig is a Config without mode and ports.
+func DefaultConfig() Config {
+	return Config{XDP: rx.ModeAuto, FrameSize: rx.MaxChunk, Control: DefaultControl, Settings: DefaultSettings()}
+}
+
+// LoadConfig reads a configuration file. Errors name the file, the line and the
+// key.
+func LoadConfig(name string) (Config, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return Config{}, err
+	}
+	defer f.Close()
+	c, err := ReadConfig(f)
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return c, nil
+}
+
+// ReadConfig reads a configuration in YAML. Errors name the line and the key.
+func ReadConfig(r io.Reader) (Config, error) {
+	c := DefaultConfig()
+	var doc yaml.Node
+	if err := yaml.NewDecoder(r).Decode(&doc); err != nil {
+		if errors.Is(err, io.EOF) {
+			return c, errors.New("the configuration is empty: mode and ports are required")
+		}
+		return c, err
+	}
+	root := doc.Content[0]
+	if err := decodeMapping(root, map[string]any{
+		"mode": &c.Mode, "ports": &c.Ports, "shards": &c.Shards, "cpus": &c.CPUs, "xdp": &c.XDP,
+		"force_copy": &c.ForceCopy, "frame_size": &c.FrameSize, "control": &c.Control,
+		"metrics": &c.Metrics, "settings": &c.Settings,
+	}); err != nil {
+		return c, err
+	}
+	var bad *configError
+	if err := c.Validate(); errors.As(err, &bad) {
+		if line := lineOf(root, bad.key); line > 0 {
+			return c, fmt.Errorf("line %d: %w", line, err)
+		}
+		return c, err
+	}
+	return c, nil
+}
+
+// decodeMapping decodes the values of a YAML mapping and refuses unknown and
+// repeated keys.
+func decodeMapping(n *yaml.Node, fields map[string]any) error {
+	if n.Kind != yaml.MappingNode {
+		return fmt.Errorf("line %d: a mapping of keys to values is expected", n.Line)
+	}
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		dst, ok := fields[key.Value]
+		if !ok {
+			return fmt.Errorf("line %d: unknown key %q", key.Line, key.Value)
+		}
+		if seen[key.Value] {
+			return fmt.Errorf("line %d: key %q appears twice", key.Line, key.Value)
+		}
+		seen[key.Value] = true
+		if err := value.Decode(dst); err != nil {
+			var t *yaml.TypeError
+			if errors.As(err, &t) {
+				return fmt.Errorf("%s: %s", key.Value, t.Errors[0])
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// lineOf returns the line of a key of the mapping n.
+func lineOf(n *yaml.Node, key string) int {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return n.Content[i].Line
+		}
+	}
+	return 0
+}
+
+// UnmarshalYAML decodes settings by their names.
+func (s *Settings) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.MappingNode {
+		return fmt.Errorf("line %d: settings: a mapping of names to numbers is expected", n.Line)
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if err := s.Set(n.Content[i].Value, n.Content[i+1].Value); err != nil {
+			return fmt.Errorf("line %d: %w", n.Content[i].Line, err)
+		}
+	}
+	return nil
+}
+
+// UnmarshalYAML decodes a port.
+func (p *PortConfig) UnmarshalYAML(n *yaml.Node) error {
+	return decodeMapping(n, map[string]any{"interface": &p.Interface})
+}
+
+// configError is a value that is wrong, and the key that has it.
+type configError struct{ key, what string }
+
+func (e *configError) Error() string { return e.key + ": " + e.what }
+
+// Validate checks c as far as that can be done without looking at the machine.
+// An error names the key.
+func (c *Config) Validate() error {
+	bad := func(key, format string, args ...any) error {
+		return &configError{key, fmt.Sprintf(format, args...)}
+	}
+	switch c.Mode {
+	case Tap:
+		if len(c.Ports) == 0 {
+			return bad("ports", "at least one is required")
+		}
+	case Bridge:
+		if len(c.Ports) != 2 {
+			return bad("ports", "a bridge has two, not %d", len(c.Ports))
+		}
+	case "":
+		return bad("mode", "required: tap or bridge")
+	default:
+		return bad("mode", "%q is neither tap nor bridge", c.Mode)
+	}
+	if len(c.Ports) > maxPorts {
+		return bad("ports", "%d are too many, at most %d", len(c.Ports), maxPorts)
+	}
+	for i, p := range c.Ports {
+		if p.Interface == "" {
+			return bad("ports", "port %d has no interface", i+1)
+		}
+		for _, q := range c.Ports[:i] {
+			if p.Interface == q.Interface {
+				return bad("ports", "interface %q appears twice", p.Interface)
+			}
+		}
+	}
+	if c.Shards < 0 || c.Shards > MaxShards {
+		return bad("shards", "%d is not from 0 to %d", c.Shards, MaxShards)
+	}
+	if c.Shards > 0 && len(c.CPUs) > 0 && len(c.CPUs) < c.Shards {
+		return bad("cpus", "%d for %d shards", len(c.CPUs), c.Shards)
+	}
+	switch c.XDP {
+	case rx.ModeAuto, rx.ModeDriver, rx.ModeGeneric:
+	default:
+		return bad("xdp", "%q is neither auto, driver nor generic", c.XDP)
+	}
+	if c.FrameSize != rx.MinChunk && c.FrameSize != rx.MaxChunk {
+		return bad("frame_size", "%d is neither %d nor %d", c.FrameSize, rx.MinChunk, rx.MaxChunk)
+	}
+	if err := c.Settings.Validate(); err != nil {
+		return bad("settings", "%v", err)
+	}
+	return nil
+}

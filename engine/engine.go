@@ -1,0 +1,259 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/rx"
+	"github.com/xdpct/xdpct/shard"
+)
+
+const maxPorts = 16
+
+// Engine runs the shards of one tracker on AF_XDP. Its methods may be called
+// from any goroutine.
+type Engine struct {
+	cfg     Config
+	secret  flow.Secret
+	umem    *rx.UMEM
+	ports   []*port
+	workers []*worker
+	hub     hub
+	ns      netns.NsHandle // in which the interfaces are
+	log     *slog.Logger
+
+	stopping chan struct{}  // closed by Stop
+	stopped  chan struct{}  // closed when the workers have ended
+	running  sync.WaitGroup // the workers
+	helpers  sync.WaitGroup // distribute and supervise
+	stop     sync.Once
+}
+
+// Open makes everything ready to run: it looks the interfaces up in the network
+// namespace of the calling thread, opens every queue, and attaches the XDP
+// programs last. If anything is amiss nothing is left behind.
+func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	e = &Engine{
+		cfg: cfg, log: log, hub: hub{subs: map[*Subscription]bool{}}, ns: netns.None(),
+		stopping: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	defer func() {
+		if err != nil {
+			e.release()
+			e = nil
+		}
+	}()
+	if e.ns, err = netns.Get(); err != nil {
+		return e, fmt.Errorf("finding the network namespace: %w", err)
+	}
+	if err := e.newSecret(); err != nil {
+		return e, err
+	}
+	n, err := e.lookupPorts()
+	if err != nil {
+		return e, err
+	}
+	if err := e.makeWorkers(n); err != nil {
+		return e, err
+	}
+	for _, p := range e.ports {
+		if err := e.openPort(p); err != nil {
+			return e, fmt.Errorf("interface %s: %w", p.ifi.Name, err)
+		}
+	}
+	return e, nil
+}
+
+func (e *Engine) newSecret() error {
+	var b [8 * len(e.secret)]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return fmt.Errorf("making the secret of the hash: %w", err)
+	}
+	for i := range e.secret {
+		e.secret[i] = binary.NativeEndian.Uint64(b[8*i:])
+	}
+	return nil
+}
+
+func (e *Engine) owner(key *flow.Tuple) int {
+	return shard.Owner(key.Hash(&e.secret), len(e.workers))
+}
+
+// lookupPorts finds the interfaces and returns the number of shards.
+func (e *Engine) lookupPorts() (shards int, err error) {
+	shards = e.cfg.Shards
+	for _, pc := range e.cfg.Ports {
+		ifi, err := rx.LookupInterface(pc.Interface)
+		if err != nil {
+			return 0, err
+		}
+		if shards == 0 {
+			shards = ifi.Queues
+		}
+		if ifi.Queues < shards {
+			return 0, fmt.Errorf("interface %s has too few receive queues: %d for %d shards (ethtool -L %s combined %d)",
+				ifi.Name, ifi.Queues, shards, ifi.Name, shards)
+		}
+		if ifi.Queues > shards {
+			return 0, fmt.Errorf("interface %s has %d receive queues for %d shards, and a queue without a shard would lose its frames (ethtool -L %s combined %d)",
+				ifi.Name, ifi.Queues, shards, ifi.Name, shards)
+		}
+		if most := e.cfg.FrameSize - rx.Headroom; ifi.FrameLen() > most {
+			e.log.Warn("frames that do not fit a chunk will be dropped (frame_too_large)",
+				"interface", ifi.Name, "mtu", ifi.MTU, "longest", most)
+		}
+		e.ports = append(e.ports, &port{ifi: ifi})
+	}
+	if shards > MaxShards {
+		return 0, fmt.Errorf("%d receive queues: at most %d are supported", shards, MaxShards)
+	}
+	return shards, nil
+}
+
+// chunksPerPort is how many chunks a shard has for each port: a fill ring and a
+// transmit ring full.
+const chunksPerPort = 2 * rx.RingSize
+
+func (e *Engine) makeWorkers(n int) error {
+	perShard := chunksPerPort * len(e.ports)
+	var err error
+	if e.umem, err = rx.NewUMEM(perShard*n, e.cfg.FrameSize); err != nil {
+		return err
+	}
+	cpus := e.cfg.CPUs
+	if len(cpus) == 0 {
+		cpus = allowedCPUs()
+	}
+	start := time.Now()
+	clock := func() (mono, wall int64) {
+		d := time.Since(start)
+		return int64(d), start.UnixNano() + int64(d)
+	}
+	for i := range n {
+		w := &worker{
+			id: i, cpu: -1, mode: e.cfg.Mode, umem: e.umem, clock: clock,
+			pool: rx.NewPool(e.umem, i*perShard, perShard), requests: make(chan request, 4), wake: -1,
+			events: &eventRing{ring: newSPSC[flow.Event](eventRingSize)},
+		}
+		if n <= len(cpus) && n < runtime.NumCPU()+1 {
+			w.cpu = cpus[i]
+		}
+		e.workers = append(e.workers, w)
+		sc := e.cfg.Settings.shardConfig(n, e.secret)
+		sc.Observe = w.observe
+		if w.shard, err = shard.New(sc, 0); err != nil {
+			return err
+		}
+		if w.wake, err = newEventFD(); err != nil {
+			return err
+		}
+		for _, p := range e.ports {
+			w.ports = append(w.ports, &workerPort{
+				checks: packet.Checks{Transport: e.cfg.Settings.Checksum, Partial: p.ifi.Partial},
+				out:    make([]rx.Desc, 0, batch),
+			})
+		}
+		for j := range n {
+			w.inbox, w.homing = append(w.inbox, nil), append(w.homing, nil)
+			if j != i {
+				w.inbox[j], w.homing[j] = newSPSC[handed](handoverRing), newSPSC[uint64](4*handoverRing)
+			}
+		}
+	}
+	for _, w := range e.workers {
+		w.peers = e.workers
+	}
+	return nil
+}
+
+func allowedCPUs() (cpus []int) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return nil
+	}
+	for i := range 8 * len(set) * 8 {
+		if set.IsSet(i) {
+			cpus = append(cpus, i)
+		}
+	}
+	return cpus
+}
+
+// Start starts the workers. Frames flow from now on.
+func (e *Engine) Start() {
+	for _, w := range e.workers {
+		e.running.Go(w.run)
+	}
+	e.helpers.Go(e.distribute)
+	e.helpers.Go(e.supervise)
+}
+
+// Stop ends the workers, detaches the XDP programs and frees everything. The
+// programs go first, so that no frame is lost in a socket that nobody reads.
+func (e *Engine) Stop() error {
+	var err error
+	e.stop.Do(func() {
+		close(e.stopping)
+		for _, p := range e.ports {
+			err = errors.Join(err, p.detach())
+		}
+		for _, w := range e.workers {
+			w.requests <- request{step: func(*worker) bool { return true }, stop: true, done: make(chan struct{})}
+			w.rouse()
+		}
+		e.running.Wait()
+		close(e.stopped)
+		e.helpers.Wait()
+		err = errors.Join(err, e.release())
+	})
+	return err
+}
+
+// release frees what Open made.
+func (e *Engine) release() (err error) {
+	for _, p := range e.ports {
+		err = errors.Join(err, p.close())
+	}
+	for _, w := range e.workers {
+		if w.shard != nil {
+			err = errors.Join(err, w.shard.Close())
+		}
+		if w.wake >= 0 {
+			err = errors.Join(err, unix.Close(w.wake))
+		}
+	}
+	if e.umem != nil {
+		err = errors.Join(err, e.umem.Close())
+		e.umem = nil
+	}
+	if e.ns.IsOpen() {
+		err = errors.Join(err, e.ns.Close())
+	}
+	return err
+}
+
+// Count returns the number of connections.
+func (e *Engine) Count(ctx context.Context) (n int, err error) {
+	for _, w := range e.workers {
+		err = errors.Join(err, e.ask(ctx, w, func(w *worker) bool { n += w.shard.Len(); return true }))
+	}
+	return n, err
+}
+
+// Settings returns the settings in force.
+func (e *Engine) Settings() Settings { return e.cfg.Settings }

@@ -1,0 +1,155 @@
+package engine
+
+import (
+	"context"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// try sends a few datagrams and reports whether all came through.
+func (w *wire) try(t *testing.T, first int) bool {
+	t.Helper()
+	const n = 20
+	return w.pass(t, 0, n, func(k int) []byte { return udpFrame(uint16(first+k), uint16(first+k), false) }) == n
+}
+
+func (w *wire) count(t *testing.T) int {
+	t.Helper()
+	n, err := w.e.Count(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// traffic sends frames into side 0 until stop is closed, whatever becomes of
+// them.
+func (w *wire) traffic(stop chan struct{}) (done chan struct{}) {
+	done = make(chan struct{})
+	go func() {
+		defer close(done)
+		for k := 0; ; k++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			_ = w.raw[0].Send(udpFrame(uint16(k), uint16(20000+k%100), false))
+			time.Sleep(50 * time.Microsecond)
+		}
+	}()
+	return done
+}
+
+// TestLinkDownAndUp takes each link down and up again under traffic: the state
+// stays, and traffic resumes.
+func TestLinkDownAndUp(t *testing.T) {
+	w := newWire(t, 1, nil)
+	if !w.try(t, 100) {
+		t.Fatal("the bridge does not pass")
+	}
+	for i, name := range portNames {
+		stop := make(chan struct{})
+		done := w.traffic(stop)
+		if err := w.box.SetUp(name, false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(300 * time.Millisecond)
+		if n := w.count(t); n < 20 {
+			t.Errorf("%s down: %d connections left of at least 20", name, n)
+		}
+		if err := w.box.SetUp(name, true); err != nil {
+			t.Fatal(err)
+		}
+		close(stop)
+		<-done
+		deadline := time.Now().Add(3 * time.Second)
+		for !w.try(t, 1000*(i+1)) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: traffic does not resume", name)
+			}
+		}
+	}
+}
+
+// TestInterfaceDeleted deletes a bridged interface under traffic and makes it
+// again: no crash, no spinning, the state stays, and traffic resumes.
+func TestInterfaceDeleted(t *testing.T) {
+	for victim, name := range portNames {
+		t.Run(name, func(t *testing.T) {
+			w := newWire(t, 1, nil)
+			if !w.try(t, 100) {
+				t.Fatal("the bridge does not pass")
+			}
+			free := w.free(t)
+			before := w.count(t)
+			stop := make(chan struct{})
+			done := w.traffic(stop)
+			link, err := w.box.Link(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.box.Netlink().LinkDel(link); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			close(stop)
+			<-done
+			if n := w.count(t); n < before {
+				t.Errorf("%d connections, %d before", n, before)
+			}
+			w.join(t, victim, 1)
+			deadline := time.Now().Add(10 * time.Second)
+			for first := 2000; !w.try(t, first); first += 20 {
+				if time.Now().After(deadline) {
+					t.Fatal("traffic does not resume")
+				}
+			}
+			// What the driver held when the interface went may be lost, no more.
+			if now := w.free(t); now < free-64 {
+				t.Errorf("%d free chunks, %d before", now, free)
+			}
+		})
+	}
+}
+
+// free waits until the bridge is at rest and returns its free chunks.
+func (w *wire) free(t *testing.T) (n int) {
+	t.Helper()
+	time.Sleep(100 * time.Millisecond)
+	s, err := w.e.Stats(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ws := range s.Workers {
+		n += ws.Free
+	}
+	return n
+}
+
+// TestStopLeavesNothing opens and closes engines on the same interfaces, one
+// after the other: a restart succeeds at once.
+func TestStopLeavesNothing(t *testing.T) {
+	w := newWire(t, 2, nil)
+	goroutines := runtime.NumGoroutine()
+	for range 5 {
+		if err := w.e.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		cfg := w.e.cfg
+		if err := w.box.Do(func() (err error) {
+			w.e, err = Open(cfg, w.e.log)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		w.e.Start()
+		if !w.try(t, 100) {
+			t.Fatal("the bridge does not pass after a restart")
+		}
+	}
+	if n := runtime.NumGoroutine(); n > goroutines+3 {
+		t.Errorf("%d goroutines, %d before", n, goroutines)
+	}
+}

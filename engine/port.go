@@ -1,0 +1,267 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpct/xdpct/rx"
+)
+
+// port is an interface with its XDP program. Its queues belong to the workers.
+type port struct {
+	mu      sync.Mutex // guards what follows
+	ifi     rx.Interface
+	program *rx.Program // nil while the interface is gone
+	queues  []*rx.Queue
+}
+
+// txBudget is how many frames one system call may send in copy mode.
+const txBudget = 128
+
+// openPort opens the queues of p and attaches its program. The workers must not
+// run yet.
+func (e *Engine) openPort(p *port) error {
+	for i, w := range e.workers {
+		free := w.pool.Peek(rx.RingSize)
+		q, took, err := e.openQueue(p.ifi.Index, i, free)
+		if err != nil {
+			return err
+		}
+		w.pool.Take(took)
+		p.queues = append(p.queues, q)
+	}
+	prog, err := e.attach(p.ifi, p.queues)
+	if err != nil {
+		return err
+	}
+	p.program = prog
+	at := e.portNumber(p)
+	for i, w := range e.workers {
+		w.ports[at].queue = p.queues[i]
+	}
+	return nil
+}
+
+func (e *Engine) portNumber(p *port) int {
+	for i, q := range e.ports {
+		if p == q {
+			return i
+		}
+	}
+	panic("engine: a port of another engine")
+}
+
+// bindPatience is how long a queue that was in use a moment ago is waited for:
+// the kernel lets go of a closed socket in its own time.
+const bindPatience = 2 * time.Second
+
+// openQueue opens a queue on the shared UMEM.
+func (e *Engine) openQueue(ifindex, queue int, free []uint64) (*rx.Queue, int, error) {
+	o := rx.QueueOptions{ForceCopy: e.cfg.ForceCopy, TXBudget: txBudget}
+	for deadline := time.Now().Add(bindPatience); ; time.Sleep(10 * time.Millisecond) {
+		q, took, err := rx.OpenQueue(e.umem, ifindex, queue, e.anyQueue(), free, o)
+		if err == nil || !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return q, took, err
+		}
+	}
+}
+
+// anyQueue returns a queue that is bound, to share the UMEM with.
+func (e *Engine) anyQueue() *rx.Queue {
+	for _, p := range e.ports {
+		for _, q := range p.queues {
+			if q != nil && !q.Gone() {
+				return q
+			}
+		}
+	}
+	return nil
+}
+
+// attach loads the program of an interface and registers its queues.
+func (e *Engine) attach(ifi rx.Interface, queues []*rx.Queue) (*rx.Program, error) {
+	steer := rx.SteerTraffic
+	if e.cfg.Mode == Bridge {
+		steer = rx.SteerAll
+	}
+	prog, err := rx.LoadProgram(ifi.Index, len(queues), steer, e.umem.MaxFrame(), e.cfg.XDP)
+	if err != nil {
+		return nil, err
+	}
+	for _, q := range queues {
+		if err := prog.Register(q); err != nil {
+			prog.Close()
+			return nil, err
+		}
+	}
+	e.log.Info("port open", "interface", ifi.Name, "queues", len(queues), "xdp", prog.Mode(),
+		"zero_copy", queues[0].ZeroCopy())
+	return prog, nil
+}
+
+func (p *port) detach() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.program == nil {
+		return nil
+	}
+	prog := p.program
+	p.program = nil
+	return prog.Close()
+}
+
+func (p *port) close() error {
+	err := p.detach()
+	for _, q := range p.queues {
+		if q != nil {
+			err = errors.Join(err, q.Close())
+		}
+	}
+	p.queues = nil
+	return err
+}
+
+// supervise follows the interfaces: it takes the queues of one that goes away
+// from the workers, and opens it again when it comes back under its name.
+func (e *Engine) supervise() {
+	const interval = 250 * time.Millisecond
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-e.stopping:
+			return
+		case <-tick.C:
+		}
+		for _, p := range e.ports {
+			if err := e.inNamespace(func() error { return e.checkPort(p) }); err != nil {
+				e.log.Warn("port", "interface", p.ifi.Name, "error", err)
+			}
+		}
+	}
+}
+
+// inNamespace runs f on a thread in the engine's network namespace.
+func (e *Engine) inNamespace(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread dies
+		if err := netns.Set(e.ns); err != nil {
+			done <- fmt.Errorf("entering the network namespace: %w", err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+func (e *Engine) checkPort(p *port) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.program != nil {
+		_, err := netlink.LinkByIndex(p.ifi.Index)
+		var notFound netlink.LinkNotFoundError
+		if err == nil || !errors.As(err, &notFound) {
+			return err
+		}
+		e.log.Warn("interface is gone", "interface", p.ifi.Name)
+		return e.losePort(p)
+	}
+	select {
+	case <-e.stopping:
+		return nil
+	default:
+	}
+	ifi, err := rx.LookupInterface(p.ifi.Name)
+	if err != nil {
+		return nil // not back yet
+	}
+	if ifi.Queues != len(e.workers) {
+		return fmt.Errorf("it is back with %d receive queues for %d shards", ifi.Queues, len(e.workers))
+	}
+	return e.reopenPort(p, ifi)
+}
+
+// losePort takes the queues of a vanished interface away from the workers.
+func (e *Engine) losePort(p *port) error {
+	at := e.portNumber(p)
+	for _, w := range e.workers {
+		err := e.ask(context.Background(), w, func(w *worker) bool {
+			if q := w.ports[at].queue; q != nil {
+				w.ports[at].queue, w.ports[at].out = nil, w.ports[at].out[:0]
+				_ = q.Abandon(w.release)
+			}
+			return true
+		})
+		if err != nil {
+			return err
+		}
+	}
+	prog := p.program
+	p.program, p.queues = nil, nil
+	_ = prog.Close() // its interface is gone already
+	return nil
+}
+
+// reopenPort opens an interface that has come back and gives its queues to the
+// running workers.
+func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
+	at := e.portNumber(p)
+	ctx := context.Background()
+	var queues []*rx.Queue
+	closeAll := func() {
+		for _, q := range queues {
+			q.Close()
+		}
+		p.queues = nil
+	}
+	for i, w := range e.workers {
+		var free []uint64
+		if err := e.ask(ctx, w, func(w *worker) bool {
+			free = append(free, w.pool.Peek(rx.RingSize)...)
+			w.pool.Take(len(free))
+			return true
+		}); err != nil {
+			closeAll()
+			return err
+		}
+		q, took, err := e.openQueue(ifi.Index, i, free)
+		giveBack := free[took:]
+		if err != nil {
+			giveBack = free
+		}
+		_ = e.ask(ctx, w, func(w *worker) bool {
+			for _, a := range giveBack {
+				w.pool.Put(a)
+			}
+			return true
+		})
+		if err != nil {
+			closeAll()
+			return err
+		}
+		queues = append(queues, q)
+		p.queues = queues
+	}
+	prog, err := e.attach(ifi, queues)
+	if err != nil {
+		closeAll()
+		return err
+	}
+	for i, w := range e.workers {
+		if err := e.ask(ctx, w, func(w *worker) bool { w.ports[at].queue = queues[i]; return true }); err != nil {
+			return err
+		}
+	}
+	p.ifi, p.program = ifi, prog
+	e.log.Info("interface is back", "interface", ifi.Name)
+	return nil
+}

@@ -1,0 +1,93 @@
+package engine
+
+import (
+	"context"
+	"errors"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/rx"
+	"github.com/xdpct/xdpct/shard"
+)
+
+// WorkerStats are the counters of one shard and its thread.
+type WorkerStats struct {
+	Shard shard.Stats
+	Loop  LoopStats
+	Free  int // free chunks
+}
+
+// PortStats are the counters of one port.
+type PortStats struct {
+	Interface string
+	Up        bool // the interface exists and is attached
+	XDP       rx.XDPMode
+	ZeroCopy  bool
+	Queues    int
+	Program   rx.ProgramStats
+	Queue     rx.QueueStats // of all queues
+}
+
+// Stats are the counters of an engine.
+type Stats struct {
+	Workers []WorkerStats
+	Ports   []PortStats
+}
+
+// Stats reads all counters. Those of a worker belong together; those of two
+// workers may be a moment apart.
+func (e *Engine) Stats(ctx context.Context) (Stats, error) {
+	var s Stats
+	queues := make([]rx.QueueStats, len(e.ports))
+	for _, w := range e.workers {
+		var ws WorkerStats
+		err := e.ask(ctx, w, func(w *worker) bool {
+			ws = WorkerStats{w.shard.Stats(), w.loop, w.pool.Free()}
+			for r, n := range w.drops {
+				ws.Shard.Reasons[r] += n
+				ws.Shard.Dropped += n
+			}
+			for i, p := range w.ports {
+				if p.queue != nil {
+					queues[i].Add(p.queue.ReadStats())
+				}
+			}
+			return true
+		})
+		if err != nil {
+			return Stats{}, err
+		}
+		s.Workers = append(s.Workers, ws)
+	}
+	var errs error
+	for i, p := range e.ports {
+		p.mu.Lock()
+		ps := PortStats{Interface: p.ifi.Name, Queues: len(p.queues), Queue: queues[i]}
+		if p.program != nil {
+			var err error
+			ps.Up, ps.XDP = true, p.program.Mode()
+			ps.ZeroCopy = len(p.queues) > 0 && p.queues[0].ZeroCopy()
+			ps.Program, err = p.program.Stats()
+			errs = errors.Join(errs, err)
+		}
+		p.mu.Unlock()
+		s.Ports = append(s.Ports, ps)
+	}
+	return s, errs
+}
+
+// Total adds the shards' counters, and the drops that the XDP programs and the
+// sockets counted.
+func (s *Stats) Total() shard.Stats {
+	var sum shard.Stats
+	for _, w := range s.Workers {
+		sum.Add(w.Shard)
+	}
+	for _, p := range s.Ports {
+		sum.Reasons[flow.ReasonXDPNoSocket] += p.Program.NoSocket
+		sum.Reasons[flow.ReasonFrameTooLarge] += p.Program.TooLarge
+		sum.Reasons[flow.ReasonXDPRedirect] += p.Queue.Drops.Rx_dropped + p.Queue.Drops.Rx_ring_full +
+			p.Queue.Drops.Rx_fill_ring_empty_descs
+		sum.Reasons[flow.ReasonTXError] += p.Queue.Drops.Tx_invalid_descs
+	}
+	return sum
+}

@@ -1,0 +1,364 @@
+package engine
+
+import (
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/rx"
+	"github.com/xdpct/xdpct/shard"
+)
+
+const (
+	// batch is the most frames that are judged at once.
+	batch = 64
+	// spins is how often a worker looks in vain before it sleeps.
+	spins = 64
+	// nap is the longest sleep: timers want to be looked at.
+	nap = 50 * time.Millisecond
+	// handoverRing is the number of frames on their way between two workers.
+	handoverRing = 1024
+)
+
+// handed is a frame on its way to the worker that owns its connection.
+type handed struct {
+	desc rx.Desc
+	port uint8
+}
+
+// worker is one shard's thread: it moves frames between its queues, the one of
+// its number on each port, and its shard.
+type worker struct {
+	id     int
+	cpu    int // -1: not pinned
+	mode   Mode
+	shard  *shard.Shard
+	umem   *rx.UMEM
+	pool   *rx.Pool
+	ports  []*workerPort
+	peers  []*worker
+	inbox  []*spsc[handed] // by sender
+	homing []*spsc[uint64] // chunks of ours that others give back, by sender
+	stray  []uint64        // chunks of others that found no room in their ring
+
+	clock    func() (mono, wall int64) // nanoseconds
+	now      int64                     // milliseconds, monotonic
+	wall     int64                     // nanoseconds since 1970
+	requests chan request
+	current  *request
+	asleep   atomic.Bool
+	wake     int // eventfd
+	events   *eventRing
+	drops    [flow.NumReasons]uint64 // frames that were dropped after their verdict
+	loop     LoopStats
+
+	descs    [batch]rx.Desc
+	hand     [batch]handed
+	pkts     [batch]packet.Packet
+	from     [batch]handed
+	verdicts [batch]shard.Verdict
+	chunks   [batch]uint64
+}
+
+// workerPort is what a worker knows of a port.
+type workerPort struct {
+	queue  *rx.Queue // nil while the interface is gone
+	checks packet.Checks
+	finish bool // frames sent to this port need whole checksums
+	out    []rx.Desc
+}
+
+// LoopStats are counters of a worker's loop.
+type LoopStats struct {
+	Polls      uint64 // turns of the loop
+	Busy       uint64 // turns that found frames
+	Sleeps     uint64
+	HandedOver uint64 // frames given to another worker
+}
+
+// run is the thread of the worker. It ends when a request says so.
+func (w *worker) run() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if w.cpu >= 0 {
+		var set unix.CPUSet
+		set.Set(w.cpu)
+		_ = unix.SchedSetaffinity(0, &set) // a wish: cgroups may forbid it
+	}
+	idle := 0
+	for {
+		mono, wall := w.clock()
+		w.now, w.wall = mono/1e6, wall
+		reaped := w.shard.Tick(w.now)
+		n := w.receive() + w.takeHandovers()
+		w.reclaim()
+		w.send()
+		w.loop.Polls++
+		if n > 0 {
+			w.loop.Busy++
+		}
+		more, stop := w.serve()
+		if stop {
+			return
+		}
+		if n > 0 || more || !reaped {
+			idle = 0
+			continue
+		}
+		if idle++; idle >= spins {
+			w.sleep()
+			idle = spins / 2
+		}
+	}
+}
+
+// receive takes a batch from each port.
+func (w *worker) receive() (frames int) {
+	for i, p := range w.ports {
+		if p.queue == nil {
+			continue
+		}
+		n := p.queue.Receive(w.descs[:])
+		if n == 0 {
+			continue
+		}
+		frames += n
+		k := 0
+		for _, d := range w.descs[:n] {
+			if w.admit(handed{d, uint8(i)}, k, false) {
+				k++
+			}
+		}
+		w.judge(k)
+	}
+	return frames
+}
+
+// takeHandovers takes what other workers have received for this one.
+func (w *worker) takeHandovers() (frames int) {
+	for _, in := range w.inbox {
+		if in == nil || in.empty() {
+			continue
+		}
+		n := in.pop(w.hand[:])
+		frames += n
+		k := 0
+		for _, h := range w.hand[:n] {
+			if w.admit(h, k, true) {
+				k++
+			}
+		}
+		w.judge(k)
+	}
+	return frames
+}
+
+// admit parses a frame into place k of the batch. It returns false if the frame
+// went elsewhere: to the worker that owns it, or nowhere.
+func (w *worker) admit(h handed, k int, mine bool) bool {
+	frame := w.umem.Frame(h.desc)
+	if frame == nil {
+		w.ports[h.port].queue.Stats.BadDescs++
+		w.release(h.desc.Addr)
+		return false
+	}
+	p := &w.pkts[k]
+	p.Parse(frame, len(frame), w.ports[h.port].checks)
+	if p.Kind == packet.Data || p.Kind == packet.Error {
+		w.shard.Hash(p)
+		if owner := shard.Owner(p.Hash, len(w.peers)); owner != w.id && !mine {
+			w.handOver(h, w.peers[owner])
+			return false
+		}
+	}
+	w.from[k] = h
+	return true
+}
+
+func (w *worker) handOver(h handed, to *worker) {
+	if !to.inbox[w.id].push(h) {
+		w.drop(flow.ReasonHandoverFull, h.desc.Addr)
+		return
+	}
+	w.loop.HandedOver++
+	to.rouse()
+}
+
+// judge runs the first n frames of the batch through the shard and sends each
+// where its verdict says.
+func (w *worker) judge(n int) {
+	if n == 0 {
+		return
+	}
+	w.shard.Process(w.now, w.pkts[:n], w.verdicts[:n])
+	for i := range n {
+		h := w.from[i]
+		if w.mode == Tap || w.verdicts[i].Action != shard.Accept {
+			w.release(h.desc.Addr)
+			continue
+		}
+		out := w.ports[1-h.port]
+		if out.queue == nil {
+			w.drop(flow.ReasonNoPort, h.desc.Addr)
+			continue
+		}
+		if w.ports[h.port].checks.Partial {
+			w.pkts[i].CompleteChecksum()
+		}
+		out.out = append(out.out, h.desc)
+	}
+	for _, p := range w.ports {
+		w.transmit(p)
+	}
+}
+
+// transmit queues the frames that go out by p. If the ring is full it tries to
+// make room once; what finds none is dropped.
+func (w *worker) transmit(p *workerPort) {
+	if len(p.out) == 0 {
+		return
+	}
+	n := p.queue.Transmit(p.out)
+	if n < len(p.out) {
+		p.queue.Kick()
+		w.complete(p)
+		n += p.queue.Transmit(p.out[n:])
+	}
+	for _, d := range p.out[n:] {
+		w.drop(flow.ReasonTXRingFull, d.Addr)
+	}
+	p.out = p.out[:0]
+}
+
+// send makes the kernel send what was queued.
+func (w *worker) send() {
+	for _, p := range w.ports {
+		if p.queue != nil {
+			p.queue.Kick()
+		}
+	}
+}
+
+// reclaim takes chunks back from where they went and fills the fill rings.
+func (w *worker) reclaim() {
+	for _, back := range w.homing {
+		if back == nil || back.empty() {
+			continue
+		}
+		for _, addr := range w.chunks[:back.pop(w.chunks[:])] {
+			w.pool.Put(addr)
+		}
+	}
+	if len(w.stray) > 0 {
+		again := w.stray
+		w.stray = w.stray[:0]
+		for _, addr := range again {
+			w.release(addr)
+		}
+	}
+	for _, p := range w.ports {
+		if p.queue == nil {
+			continue
+		}
+		w.complete(p)
+		if free := w.pool.Peek(batch); len(free) > 0 {
+			w.pool.Take(p.queue.Fill(free))
+		}
+		p.queue.WakeRX()
+	}
+}
+
+func (w *worker) complete(p *workerPort) {
+	for {
+		n := p.queue.Complete(w.chunks[:])
+		for _, addr := range w.chunks[:n] {
+			w.release(addr)
+		}
+		if n < len(w.chunks) {
+			return
+		}
+	}
+}
+
+// release gives a chunk back to the worker whose it is.
+func (w *worker) release(addr uint64) {
+	if w.pool.Home(addr) {
+		w.pool.Put(addr)
+		return
+	}
+	for _, peer := range w.peers {
+		if peer.pool.Home(addr) {
+			if !peer.homing[w.id].push(addr) {
+				w.stray = append(w.stray, addr)
+			}
+			return
+		}
+	}
+}
+
+func (w *worker) drop(r flow.Reason, addr uint64) {
+	w.drops[r]++
+	w.release(addr)
+}
+
+// sleep waits for a frame, another worker or a request, for a nap at most.
+func (w *worker) sleep() {
+	fds := make([]unix.PollFd, 0, maxPorts+1)
+	fds = append(fds, unix.PollFd{Fd: int32(w.wake), Events: unix.POLLIN})
+	for _, p := range w.ports {
+		if p.queue != nil {
+			fds = append(fds, unix.PollFd{Fd: int32(p.queue.FD()), Events: unix.POLLIN})
+		}
+	}
+	w.asleep.Store(true)
+	if w.inboxEmpty() && len(w.requests) == 0 {
+		w.loop.Sleeps++
+		if n, err := unix.Poll(fds, int(nap/time.Millisecond)); err == nil && n > 0 && pollFailed(fds[1:]) {
+			// An interface has gone; until the supervisor has taken its queue
+			// away poll returns at once.
+			time.Sleep(time.Millisecond)
+		}
+	}
+	w.asleep.Store(false)
+	var buf [8]byte
+	_, _ = unix.Read(w.wake, buf[:]) // non-blocking; empties the counter
+}
+
+func pollFailed(fds []unix.PollFd) bool {
+	for _, f := range fds {
+		if f.Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0 && f.Revents&unix.POLLIN == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *worker) inboxEmpty() bool {
+	for _, in := range w.inbox {
+		if in != nil && !in.empty() {
+			return false
+		}
+	}
+	return true
+}
+
+// rouse wakes the worker if it sleeps. Any goroutine may call it.
+func (w *worker) rouse() {
+	if w.asleep.Load() {
+		one := [8]byte{1}
+		_, _ = unix.Write(w.wake, one[:])
+	}
+}
+
+func newEventFD() (int, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("making an eventfd: %w", err)
+	}
+	return fd, nil
+}
