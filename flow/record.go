@@ -63,3 +63,15 @@ type Event struct {
 	Time   int64 // nanoseconds since 1970 UTC
 	Record Record
 }
+
+// Filter selects connections; its zero value selects all.
+type Filter struct {
+	Family Family // 0: any
+	Proto  Proto  // 0: any
+}
+
+// Match reports whether f selects c.
+func (f Filter) Match(c *Conn) bool {
+	l := c.Key.L4
+	return (f.Family == 0 || l.Family() == f.Family) && (f.Proto == 0 || l.Proto() == f.Proto)
+}

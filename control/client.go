@@ -1,0 +1,109 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/xdpct/xdpct/export"
+)
+
+// ErrNotFound says that there is no such connection.
+var ErrNotFound = errors.New("no such connection")
+
+// Client talks to a Server.
+type Client struct {
+	path string
+	http http.Client
+}
+
+// NewClient makes a client of the server at a socket.
+func NewClient(path string) *Client {
+	c := &Client{path: path}
+	c.http.Transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+	}
+	return c
+}
+
+// do makes a request and returns the body of a successful answer.
+func (c *Client) do(ctx context.Context, method, path string, query url.Values) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://xdpct"+path+"?"+query.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) {
+			switch {
+			case errors.Is(err, fs.ErrPermission):
+				return nil, fmt.Errorf("%s: permission denied", c.path)
+			case op.Op == "dial":
+				return nil, fmt.Errorf("no xdpct is running at %s (start one with 'xdpct run', or name its socket with --control)", c.path)
+			}
+		}
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	if resp.StatusCode == http.StatusNotFound && path == "/v1/flow" {
+		return nil, ErrNotFound
+	}
+	return nil, errors.New(strings.TrimSpace(string(text)))
+}
+
+// Lines calls emit for every line of a streaming answer, without its newline.
+// The line is valid during the call.
+func (c *Client) Lines(ctx context.Context, path string, query url.Values, emit func(line []byte) error) error {
+	body, err := c.do(ctx, http.MethodGet, path, query)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	sc := bufio.NewScanner(body)
+	for sc.Scan() {
+		if err := emit(sc.Bytes()); err != nil {
+			return err
+		}
+	}
+	if err := sc.Err(); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("the connection to xdpct broke: %w", err)
+	}
+	return nil
+}
+
+// Number makes a request that is answered with a number.
+func (c *Client) Number(ctx context.Context, method, path string, query url.Values) (n int, err error) {
+	body, err := c.do(ctx, method, path, query)
+	if err != nil {
+		return 0, err
+	}
+	defer body.Close()
+	_, err = fmt.Fscan(body, &n)
+	return n, err
+}
+
+// Stats reads the counters.
+func (c *Client) Stats(ctx context.Context) (s export.Stats, err error) {
+	body, err := c.do(ctx, http.MethodGet, "/v1/stats", nil)
+	if err != nil {
+		return s, err
+	}
+	defer body.Close()
+	return s, json.NewDecoder(body).Decode(&s)
+}

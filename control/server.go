@@ -1,0 +1,224 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpct/xdpct/export"
+	"github.com/xdpct/xdpct/flow"
+)
+
+// Tracker is what the API gives access to.
+type Tracker interface {
+	List(ctx context.Context, f flow.Filter, emit func(*flow.Record) error) error
+	Get(ctx context.Context, t flow.Tuple) (r flow.Record, ok bool, err error)
+	Count(ctx context.Context) (int, error)
+	Flush(ctx context.Context, f flow.Filter) (int, error)
+	Stats(ctx context.Context) (export.Stats, error)
+	// Events delivers events to emit, with the number lost before each, until
+	// ctx ends. With no event for a while it calls emit with nil.
+	Events(ctx context.Context, emit func(e *flow.Event, lost uint64) error) error
+}
+
+// Server serves the API of a Tracker.
+type Server struct {
+	tracker Tracker
+	format  export.Format
+	http    http.Server
+}
+
+// NewServer makes a server; format is the default for text.
+func NewServer(t Tracker, format export.Format) *Server {
+	s := &Server{tracker: t, format: format}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/flows", s.flows)
+	mux.HandleFunc("GET /v1/flow", s.flow)
+	mux.HandleFunc("GET /v1/events", s.events)
+	mux.HandleFunc("GET /v1/count", s.count)
+	mux.HandleFunc("GET /v1/stats", s.stats)
+	mux.HandleFunc("POST /v1/flush", s.flush)
+	s.http = http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 1 << 14,
+	}
+	return s
+}
+
+// Listen creates the socket. A socket that nobody serves any more is replaced;
+// one that somebody serves is an error.
+func Listen(path string) (net.Listener, error) {
+	if conn, err := net.Dial("unix", path); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("control socket %s: another xdpct serves it", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("control socket %s: %w", path, err)
+	}
+	old := unix.Umask(0o117) // the socket is born with mode 0660
+	l, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return l, nil
+}
+
+// Serve serves until Close. It always returns an error that is not nil.
+func (s *Server) Serve(l net.Listener) error { return s.http.Serve(l) }
+
+// Close ends the server and removes its socket.
+func (s *Server) Close() error { return s.http.Close() }
+
+// lines is a response of one line a record.
+type lines struct {
+	w      *bufio.Writer
+	flush  func()
+	json   bool
+	format export.Format
+	buf    []byte
+	enc    *json.Encoder
+}
+
+func (s *Server) lines(w http.ResponseWriter, r *http.Request) (*lines, error) {
+	l := &lines{w: bufio.NewWriterSize(w, 1<<16), format: s.format, flush: func() {}}
+	switch f := r.FormValue("format"); f {
+	case "", "text":
+	case "json":
+		l.json = true
+		l.enc = json.NewEncoder(l.w)
+	default:
+		return nil, fmt.Errorf("format %q is neither text nor json", f)
+	}
+	l.format.Extended = r.FormValue("extended") == "1"
+	if f, ok := w.(http.Flusher); ok {
+		l.flush = f.Flush
+	}
+	return l, nil
+}
+
+func (l *lines) record(r *flow.Record) error {
+	if l.json {
+		return l.enc.Encode(export.NewFlow(r))
+	}
+	l.buf = append(l.format.AppendFlow(l.buf[:0], r), '\n')
+	_, err := l.w.Write(l.buf)
+	return err
+}
+
+func (l *lines) event(e *flow.Event) error {
+	if l.json {
+		return l.enc.Encode(export.NewEvent(e))
+	}
+	l.buf = append(l.format.AppendEvent(l.buf[:0], e), '\n')
+	_, err := l.w.Write(l.buf)
+	return err
+}
+
+func (s *Server) flows(w http.ResponseWriter, r *http.Request) {
+	f, err := parseFilter(r)
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	l, err := s.lines(w, r)
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	if err := s.tracker.List(r.Context(), f, l.record); err != nil {
+		fail(w, http.StatusInternalServerError, err)
+		return
+	}
+	_ = l.w.Flush()
+}
+
+func (s *Server) flow(w http.ResponseWriter, r *http.Request) {
+	t, err := parseTuple(r)
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	l, err := s.lines(w, r)
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	rec, ok, err := s.tracker.Get(r.Context(), t)
+	switch {
+	case err != nil:
+		fail(w, http.StatusInternalServerError, err)
+	case !ok:
+		fail(w, http.StatusNotFound, errors.New("no such connection"))
+	default:
+		_ = l.record(&rec)
+		_ = l.w.Flush()
+	}
+}
+
+func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	l, err := s.lines(w, r)
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+	l.flush()
+	_ = s.tracker.Events(r.Context(), func(e *flow.Event, lost uint64) error {
+		if lost > 0 {
+			fmt.Fprintf(l.w, "!lost %d\n", lost)
+		}
+		if e != nil {
+			return l.event(e)
+		}
+		err := l.w.Flush()
+		l.flush()
+		return err
+	})
+}
+
+func (s *Server) count(w http.ResponseWriter, r *http.Request) {
+	n, err := s.tracker.Count(r.Context())
+	if err != nil {
+		fail(w, http.StatusInternalServerError, err)
+		return
+	}
+	fmt.Fprintln(w, n)
+}
+
+func (s *Server) stats(w http.ResponseWriter, r *http.Request) {
+	st, err := s.tracker.Stats(r.Context())
+	if err != nil {
+		fail(w, http.StatusInternalServerError, err)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(st)
+}
+
+func (s *Server) flush(w http.ResponseWriter, r *http.Request) {
+	f, err := parseFilter(r)
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	n, err := s.tracker.Flush(r.Context(), f)
+	if err != nil {
+		fail(w, http.StatusInternalServerError, err)
+		return
+	}
+	fmt.Fprintln(w, n)
+}
+
+func fail(w http.ResponseWriter, code int, err error) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, err.Error()+"\n")
+}
