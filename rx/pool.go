@@ -30,5 +30,12 @@ func (p *Pool) Put(addr uint64) { p.free = append(p.free, addr&^(p.umem.chunk-1)
 // Peek returns at most n free chunks without taking them.
 func (p *Pool) Peek(n int) []uint64 { return p.free[max(len(p.free)-n, 0):] }
 
-// Take takes the last n chunks that Peek returned.
+// Take takes the last n free chunks: all that Peek(n) returned.
 func (p *Pool) Take(n int) { p.free = p.free[:len(p.free)-n] }
+
+// Refill gives at most n free chunks to the fill ring of q.
+func (p *Pool) Refill(q *Queue, n int) {
+	if chunks := p.Peek(q.fill.room(n)); len(chunks) > 0 {
+		p.Take(q.Fill(chunks)) // all of them: there is room
+	}
+}

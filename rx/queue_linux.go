@@ -173,9 +173,6 @@ func (q *Queue) Fill(chunks []uint64) int {
 	return n
 }
 
-// FillRoom returns how many chunks Fill would take, at most want.
-func (q *Queue) FillRoom(want int) int { return q.fill.room(want) }
-
 // Receive takes received frames and returns how many. Their chunks are the
 // caller's.
 func (q *Queue) Receive(ds []Desc) int {

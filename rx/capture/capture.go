@@ -134,12 +134,23 @@ func Open(name string) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := newReader(name, file)
+	r, err := NewReader(name, file)
 	if err != nil {
 		file.Close()
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, err
 	}
 	r.file = file
+	return r, nil
+}
+
+// NewReader reads a capture from src; name is for messages. Closing the Reader
+// does not close src.
+func NewReader(name string, src io.Reader) (*Reader, error) {
+	r, err := newReader(name, src)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	r.file = io.NopCloser(nil)
 	return r, nil
 }
 
