@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/xdpct/xdpct/flow"
-	"github.com/xdpct/xdpct/internal/netlab"
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/perf/netlab"
 	"github.com/xdpct/xdpct/rx"
 )
 
@@ -159,7 +159,7 @@ func TestBridge(t *testing.T) {
 				}
 				ctx := context.Background()
 				n := 0
-				err := w.e.List(ctx, Filter{}, func(r *flow.Record) error {
+				err := w.e.List(ctx, flow.Filter{}, func(r *flow.Record) error {
 					n++
 					if r.Status&flow.SeenReply == 0 || r.Orig.Src.Netip(flow.IPv4) != ipA {
 						t.Errorf("record %+v", r)
@@ -178,7 +178,7 @@ func TestBridge(t *testing.T) {
 					t.Errorf("%d packets, %d dropped", sum.Packets, sum.Dropped)
 				}
 				t.Logf("%+v", s.Workers[0].Loop)
-				if n, err := w.e.Flush(ctx, Filter{}); err != nil || n != flows {
+				if n, err := w.e.Flush(ctx, flow.Filter{}); err != nil || n != flows {
 					t.Errorf("flushed %d, %v", n, err)
 				}
 			})

@@ -82,23 +82,12 @@ func (e *Engine) walk(ctx context.Context, visit func(w *worker, c *flow.Conn) b
 	return nil
 }
 
-// Filter selects connections; its zero value selects all.
-type Filter struct {
-	Family flow.Family // 0: any
-	Proto  flow.Proto  // 0: any
-}
-
-func (f Filter) match(c *flow.Conn) bool {
-	l := c.Key.L4
-	return (f.Family == 0 || l.Family() == f.Family) && (f.Proto == 0 || l.Proto() == f.Proto)
-}
-
 // List calls emit for every connection that matches, in no order. Connections
 // that live through the call are listed once; packets are not held up.
-func (e *Engine) List(ctx context.Context, f Filter, emit func(*flow.Record) error) error {
+func (e *Engine) List(ctx context.Context, f flow.Filter, emit func(*flow.Record) error) error {
 	page := make([]flow.Record, 0, slice)
 	return e.walk(ctx, func(w *worker, c *flow.Conn) bool {
-		if f.match(c) {
+		if f.Match(c) {
 			page = append(page, c.Record(flow.Millis(w.now)))
 		}
 		return false
@@ -114,9 +103,9 @@ func (e *Engine) List(ctx context.Context, f Filter, emit func(*flow.Record) err
 }
 
 // Flush removes every connection that matches and returns how many those were.
-func (e *Engine) Flush(ctx context.Context, f Filter) (n int, err error) {
+func (e *Engine) Flush(ctx context.Context, f flow.Filter) (n int, err error) {
 	err = e.walk(ctx, func(_ *worker, c *flow.Conn) bool {
-		if !f.match(c) {
+		if !f.Match(c) {
 			return false
 		}
 		n++

@@ -266,9 +266,7 @@ func (w *worker) reclaim() {
 			continue
 		}
 		w.complete(p)
-		if free := w.pool.Peek(batch); len(free) > 0 {
-			w.pool.Take(p.queue.Fill(free))
-		}
+		w.pool.Refill(p.queue, batch)
 		p.queue.WakeRX()
 	}
 }

@@ -52,7 +52,11 @@ outside the kernel: AF_XDP sockets on every queue feed one lock-free shard a cor
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(replayCommand(), settingsCommand(), versionCommand())
+	root.AddCommand(
+		runCommand(), replayCommand(), demoCommand(),
+		listCommand(), getCommand(), countCommand(), statsCommand(), eventsCommand(), flushCommand(),
+		settingsCommand(), versionCommand(),
+	)
 	return root
 }
 

@@ -213,17 +213,23 @@ func describe(n int, f *capture.Frame, p *packet.Packet, v shard.Verdict, r *eng
 	return line
 }
 
-func (o *replayOptions) printTable(w *bufio.Writer, r *engine.Replay) error {
-	enc := json.NewEncoder(w)
-	var line []byte
-	for _, rec := range r.Records() {
-		if o.json {
+func (o *replayOptions) printTable(w io.Writer, r *engine.Replay) error {
+	if o.json {
+		enc := json.NewEncoder(w)
+		for _, rec := range r.Records() {
 			if err := enc.Encode(export.NewFlow(&rec)); err != nil {
 				return err
 			}
-			continue
 		}
-		line = append(o.format.AppendFlow(line[:0], &rec), '\n')
+		return nil
+	}
+	return printRecords(w, r, o.format)
+}
+
+func printRecords(w io.Writer, r *engine.Replay, f export.Format) error {
+	var line []byte
+	for _, rec := range r.Records() {
+		line = append(f.AppendFlow(line[:0], &rec), '\n')
 		if _, err := w.Write(line); err != nil {
 			return err
 		}

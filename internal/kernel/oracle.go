@@ -23,8 +23,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/flow"
-	"github.com/xdpct/xdpct/internal/netlab"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/perf/netlab"
 )
 
 // Side is where a packet enters the router.

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/xdpct/xdpct/engine"
+	"github.com/xdpct/xdpct/export"
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/shard"
+)
+
+// tracker is an engine as the control API sees it.
+type tracker struct{ *engine.Engine }
+
+// Events implements control.Tracker.
+func (t tracker) Events(ctx context.Context, emit func(*flow.Event, uint64) error) error {
+	sub, err := t.Subscribe(ctx)
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	const quiet = 100 * time.Millisecond
+	idle := time.NewTimer(quiet)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, ok := <-sub.C:
+			if !ok {
+				return nil
+			}
+			if err := emit(&e, sub.Lost()); err != nil {
+				return err
+			}
+			if len(sub.C) > 0 {
+				continue
+			}
+			if err := emit(nil, 0); err != nil {
+				return err
+			}
+		case <-idle.C:
+			if err := emit(nil, sub.Lost()); err != nil {
+				return err
+			}
+			idle.Reset(quiet)
+		}
+	}
+}
+
+// Stats implements control.Tracker.
+func (t tracker) Stats(ctx context.Context) (export.Stats, error) {
+	st, err := t.Engine.Stats(ctx)
+	if err != nil {
+		return export.Stats{}, err
+	}
+	out := export.Stats{States: map[string]uint64{}, Reasons: map[string]uint64{}}
+	per := t.Settings().Max / len(st.Workers)
+	for i, w := range st.Workers {
+		s := shardStats(i, w.Shard)
+		s.Max, s.HandedOver = uint64(per), w.Loop.HandedOver
+		out.Shards = append(out.Shards, s)
+	}
+	for _, p := range st.Ports {
+		q := p.Queue
+		out.Ports = append(out.Ports, export.PortStats{
+			Interface: p.Interface, Attached: p.Up, XDP: string(p.XDP), ZeroCopy: p.ZeroCopy, Queues: p.Queues,
+			Received: q.Received, Transmitted: q.Transmitted, Passed: p.Program.Passed,
+			Syscalls: q.Polls + q.Kicks, TXBusy: q.TXBusy, TXDown: q.TXDown, TXErrors: q.TXErrors,
+		})
+	}
+	sum := st.Total()
+	addNamed(&out, &sum)
+	return out, nil
+}
+
+func shardStats(i int, s shard.Stats) export.ShardStats {
+	r := &s.Reasons
+	return export.ShardStats{
+		Shard: i, Invalid: s.States[flow.Invalid], Insert: s.Table.Inserts,
+		InsertFailed: r[flow.ReasonProbeLimit], ChainTooLong: r[flow.ReasonProbeLimit],
+		Drop: r[flow.ReasonTableFull], EarlyDrop: s.Table.Evicted,
+		Error: r[flow.ReasonICMPErrorQuote] + r[flow.ReasonICMPErrorUnknown] +
+			r[flow.ReasonICMPErrorAddress] + r[flow.ReasonICMPRedirect],
+		Packets: s.Packets, Bytes: s.Bytes, Entries: uint64(s.Conns), Expired: s.Table.Expired,
+	}
+}
+
+func addNamed(out *export.Stats, s *shard.Stats) {
+	for st, n := range s.States {
+		out.States[flow.State(st).String()] = n
+	}
+	for r := flow.NoReason + 1; r < flow.NumReasons; r++ {
+		out.Reasons[r.String()] = s.Reasons[r]
+	}
+}
