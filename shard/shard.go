@@ -110,10 +110,21 @@ func (s *Shard) Bytes() int { return s.table.Bytes() }
 // microsecond each, a million expiring at once delay no batch noticeably.
 const reapBudget = 128
 
+// maxJump is the longest step of the clock, twelve days in milliseconds: half of
+// what a timeout may be, so that no expiry is ever so far past that it looks
+// like one to come (flow.Millis). Only a capture with a gap, or a machine that
+// slept, makes more than one step.
+const maxJump = flow.MaxTimeout * 1000 / 2
+
 // Tick moves the clock to now, in milliseconds, and reaps some of what has
 // expired. It reports whether nothing is left to reap. Time never runs
 // backwards: an earlier now counts as the latest one seen.
 func (s *Shard) Tick(now int64) bool {
+	for now-s.now > maxJump {
+		s.now += maxJump
+		for !s.table.Advance(s.now, reapBudget) {
+		}
+	}
 	s.now = max(s.now, now)
 	return s.table.Advance(s.now, reapBudget)
 }

@@ -1,0 +1,197 @@
+package shard
+
+import (
+	"encoding/binary"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/l4"
+	"github.com/xdpct/xdpct/packet"
+)
+
+const million = 1_000_000
+
+// traffic makes batches of UDP packets of numbered connections.
+type traffic struct {
+	frames [64][]byte
+	pkts   [64]packet.Packet
+	out    [64]Verdict
+}
+
+func newTraffic() *traffic {
+	t := &traffic{}
+	ip := packet.IP{Src: network.Host(false, 1, flow.IPv4), Dst: network.Host(true, 1, flow.IPv4)}
+	for i := range t.frames {
+		t.frames[i] = packet.AppendEthernet(nil, packet.MAC{}, packet.MAC{}, packet.AppendUDP(nil, ip, 1, 53, make([]byte, 18)))
+		t.frames[i][14+26], t.frames[i][14+27] = 0, 0 // no checksum
+	}
+	return t
+}
+
+// set makes packet i belong to connection n, in its reply direction if asked.
+func (t *traffic) set(s *Shard, i, n int, reply bool) {
+	ip := t.frames[i][14:]
+	src, dst, sport, dport := ip[12:16], ip[16:20], ip[20:22], ip[22:24]
+	if reply {
+		src, dst, sport, dport = dst, src, dport, sport
+	}
+	binary.BigEndian.PutUint32(src, 10<<24|uint32(n>>16))
+	binary.BigEndian.PutUint32(dst, 11<<24|1)
+	binary.BigEndian.PutUint16(sport, uint16(n))
+	binary.BigEndian.PutUint16(dport, 53)
+	// The header checksum: zero the field, then put the complement of the sum.
+	ip[10], ip[11] = 0, 0
+	binary.BigEndian.PutUint16(ip[10:], ^onesSum(ip[:20], 0))
+	t.pkts[i].Parse(t.frames[i], len(t.frames[i]), packet.Checks{})
+	s.Hash(&t.pkts[i])
+}
+
+// offer sends a packet of each connection from first to last-1 at the time now.
+func (t *traffic) offer(s *Shard, now int64, first, last int, reply bool) (dropped int) {
+	for n := first; n < last; {
+		k := min(len(t.frames), last-n)
+		for i := range k {
+			t.set(s, i, n+i, reply)
+		}
+		s.Process(now, t.pkts[:k], t.out[:k])
+		for i := range k {
+			if t.out[i].Action == Drop {
+				dropped++
+			}
+		}
+		n += k
+	}
+	return dropped
+}
+
+func benchShard(tb testing.TB, conns int) *Shard {
+	tb.Helper()
+	s, err := New(Config{L4: l4.Linux(), MaxConns: conns, Secret: testSecret}, 0)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { s.Close() })
+	return s
+}
+
+// BenchmarkMemory fills a table with a million connections and reports what it
+// takes for each: index, slab and wheel.
+func BenchmarkMemory(b *testing.B) {
+	for range b.N {
+		s, t := benchShard(b, million), newTraffic()
+		if dropped := t.offer(s, 0, 0, million, false); dropped > 0 || s.Len() != million {
+			b.Fatalf("%d connections, %d dropped", s.Len(), dropped)
+		}
+		per := float64(s.Bytes()) / million
+		if per > 144 {
+			b.Errorf("%.1f bytes a connection, at most 144 allowed", per)
+		}
+		b.ReportMetric(per, "bytes/flow")
+		b.ReportMetric(float64(s.Len()), "flows")
+	}
+}
+
+// BenchmarkFillPastMaximum offers two million connections to a table of one
+// million, half of which is ASSURED, and reports how many of those were lost.
+func BenchmarkFillPastMaximum(b *testing.B) {
+	for range b.N {
+		lost := 0
+		cfg := Config{L4: l4.Linux(), MaxConns: million, Secret: testSecret, Observe: func(k flow.EventKind, c *flow.Conn) {
+			if k == flow.EventDestroy && c.Status&flow.Assured != 0 {
+				lost++
+			}
+		}}
+		s, err := New(cfg, 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		t := newTraffic()
+		// Half of them become streams: an answer, and a packet after two seconds.
+		t.offer(s, 0, 0, million/2, false)
+		t.offer(s, 10, 0, million/2, true)
+		t.offer(s, 2500, 0, million/2, false)
+		begin := time.Now()
+		dropped := t.offer(s, 3000, million, 3*million, false)
+		ns := float64(time.Since(begin)) / (2 * million)
+		st := s.Stats()
+		if lost > 0 || dropped > 0 || st.Table.Evicted != 3*million/2 || s.Len() != million {
+			b.Errorf("%d ASSURED lost, %d packets dropped, %d evicted, %d connections", lost, dropped, st.Table.Evicted, s.Len())
+		}
+		b.ReportMetric(float64(lost), "assured-lost")
+		b.ReportMetric(ns, "ns/insert")
+		s.Close()
+	}
+}
+
+// BenchmarkMassExpiry lets a million connections expire within one second while
+// other packets keep coming, and reports how long batches take.
+func BenchmarkMassExpiry(b *testing.B) {
+	for range b.N {
+		s, t := benchShard(b, 2*million), newTraffic()
+		for ms := range int64(1000) { // spread over the second in which they will expire
+			t.offer(s, ms, int(ms)*million/1000, int(ms+1)*million/1000, false)
+		}
+		for i := range t.frames {
+			t.set(s, i, 2*million+i, false)
+		}
+		var took []time.Duration
+		for us := int64(29_900_000); s.Len() > 64 || us < 32_000_000; us += 50 { // a batch each 50 us: 1.28 Mpps
+			begin := time.Now()
+			s.Process(us/1000, t.pkts[:], t.out[:])
+			took = append(took, time.Since(begin))
+			if us > 60_000_000 {
+				b.Fatalf("%d connections are still there", s.Len())
+			}
+		}
+		slices.Sort(took)
+		p999 := took[len(took)*999/1000]
+		if p999 > time.Millisecond {
+			b.Errorf("p99.9 of a batch is %v, at most 1 ms allowed", p999)
+		}
+		b.ReportMetric(float64(p999.Nanoseconds())/1000, "p99.9-us/batch")
+		b.ReportMetric(float64(took[len(took)-1].Nanoseconds())/1000, "max-us/batch")
+		b.ReportMetric(float64(len(took)), "batches")
+	}
+}
+
+// BenchmarkProcess is an established UDP packet, by the number of connections.
+func BenchmarkProcess(b *testing.B) {
+	for _, flows := range []int{1, 1000, 100_000, million} {
+		name := map[int]string{1: "flows=1", 1000: "flows=1k", 100_000: "flows=100k", million: "flows=1M"}[flows]
+		b.Run(name, func(b *testing.B) {
+			s, t := benchShard(b, max(flows, 64)), newTraffic()
+			t.offer(s, 0, 0, flows, false)
+			b.ReportAllocs()
+			b.ResetTimer()
+			n := 0
+			for i := 0; i < b.N; i += 64 {
+				b.StopTimer()
+				for k := range t.frames {
+					n = (n + 7919) % flows
+					t.set(s, k, n, false)
+				}
+				b.StartTimer()
+				s.Process(1, t.pkts[:], t.out[:])
+			}
+		})
+	}
+}
+
+// TestNoAllocations holds the packet path free of garbage: known connections, new
+// ones, evictions and removals.
+func TestNoAllocations(t *testing.T) {
+	s, tr := benchShard(t, 1000), newTraffic()
+	n := 0
+	if a := testing.AllocsPerRun(200, func() {
+		tr.offer(s, int64(n), n, n+64, false)
+		tr.offer(s, int64(n), n, n+64, true)
+		n += 64
+	}); a != 0 {
+		t.Errorf("%v allocations a batch", a)
+	}
+	if s.Stats().Table.Evicted == 0 {
+		t.Error("the test should evict")
+	}
+}
