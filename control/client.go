@@ -59,7 +59,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 	if resp.StatusCode == http.StatusOK {
 		return resp.Body, nil
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	if resp.StatusCode == http.StatusNotFound && path == "/v1/flow" {
 		return nil, ErrNotFound
@@ -74,7 +74,7 @@ func (c *Client) Lines(ctx context.Context, path string, query url.Values, emit 
 	if err != nil {
 		return err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	sc := bufio.NewScanner(body)
 	for sc.Scan() {
 		if err := emit(sc.Bytes()); err != nil {
@@ -93,7 +93,7 @@ func (c *Client) Number(ctx context.Context, method, path string, query url.Valu
 	if err != nil {
 		return 0, err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	_, err = fmt.Fscan(body, &n)
 	return n, err
 }
@@ -104,6 +104,6 @@ func (c *Client) Stats(ctx context.Context) (s export.Stats, err error) {
 	if err != nil {
 		return s, err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	return s, json.NewDecoder(body).Decode(&s)
 }

@@ -57,7 +57,7 @@ func NewServer(t Tracker, format export.Format) *Server {
 // one that somebody serves is an error.
 func Listen(path string) (net.Listener, error) {
 	if conn, err := net.Dial("unix", path); err == nil {
-		conn.Close()
+		_ = conn.Close()
 		return nil, fmt.Errorf("control socket %s: another xdpct serves it", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -54,7 +54,7 @@ func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
 	}
 	defer func() {
 		if err != nil {
-			e.release()
+			_ = e.release()
 			e = nil
 		}
 	}()

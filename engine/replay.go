@@ -56,7 +56,7 @@ func (r *Replay) Close() {
 // capture made to collide with it slows its own replay down, no more.
 var replaySecret = flow.Secret{
 	0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b,
-	0xa54ff53a5f1d36f1, 0x510e527fade682d1, 0x9b05688c2b3e6c1f,
+	0xa54ff53a5f1d36f1, 0x510e527fade682d1, 0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b,
 }
 
 // Frame judges a frame and returns the parsed packet, valid until the next call,

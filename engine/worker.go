@@ -69,7 +69,6 @@ type worker struct {
 type workerPort struct {
 	queue  *rx.Queue // nil while the interface is gone
 	checks packet.Checks
-	finish bool // frames sent to this port need whole checksums
 	out    []rx.Desc
 }
 

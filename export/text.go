@@ -41,7 +41,9 @@ func (f Format) appendRecord(b []byte, r *flow.Record, listed bool) []byte {
 	b = padded(b, proto.String(), 8)
 	b = number(b, "", uint64(proto))
 	if r.Status&(flow.Offload|flow.HWOffload) == 0 {
-		b = number(b, "", uint64(r.Timeout))
+		if listed || r.Timeout > 0 { // the event of an expired one has no timeout
+			b = number(b, "", uint64(r.Timeout))
+		}
 		if s := r.StateName(); s != "" {
 			b = append(append(b, s...), ' ')
 		}

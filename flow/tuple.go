@@ -226,16 +226,18 @@ func isICMPReply(p Proto, typ uint8) bool {
 // Hash mixes t with a secret. It is an order-dependent hash of a canonical key;
 // callers hash keys, so both directions of a connection agree. The construction
 // is the multiply-and-fold of wyhash with every constant secret: without the
-// secret an attacker can neither aim at a bucket nor at a shard.
+// secret an attacker can neither aim at a bucket nor at a shard. Every word goes
+// through two multiplications, since one alone leaves neighbouring ports in step.
 func (t *Tuple) Hash(s *Secret) uint64 {
 	a := fold(t.Src.Lo^s[0], t.Dst.Lo^s[1])
-	b := fold(t.Src.Hi^s[2], t.Dst.Hi^s[3])
-	return fold(a^uint64(t.L4)^s[4], b^s[5])
+	b := fold(t.Src.Hi^s[2], uint64(t.L4)^s[3])
+	c := fold(t.Dst.Hi^s[4], s[5])
+	return fold(a^c, b^s[6])
 }
 
 // Secret is the key of Hash. Fill it from crypto/rand; a fixed one is for tests
 // and replays only.
-type Secret [6]uint64
+type Secret [7]uint64
 
 func fold(a, b uint64) uint64 {
 	hi, lo := bits.Mul64(a, b)

@@ -111,9 +111,10 @@ func getsockopt[T any](fd, opt int, v *T) error {
 
 // ethtoolChannels is struct ethtool_channels.
 type ethtoolChannels struct {
-	cmd                                 uint32
-	maxRX, maxTX, maxOther, maxCombined uint32
-	rx, tx, other, combined             uint32
+	cmd         uint32
+	_           [4]uint32 // the maxima
+	rx, _       uint32
+	_, combined uint32
 }
 
 // ethtool makes an ethtool request about an interface in the current namespace.

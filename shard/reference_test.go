@@ -13,7 +13,7 @@ import (
 	"github.com/xdpct/xdpct/packet"
 )
 
-var testSecret = flow.Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db}
+var testSecret = flow.Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db, 0x8ebc6af09c88c6e3}
 
 var network = dialogue.Network{Hosts: 4, Host: func(b bool, n int, f flow.Family) netip.Addr {
 	side := byte(1)

@@ -16,9 +16,9 @@
 // A bucket is one cache line: an 8-bit tag for each of its slots, compared eight
 // at a time, and the slots' entry numbers. The hash picks the home bucket by its
 // upper bits and the tag by its lower ones. A connection that finds its home
-// full goes to the next bucket, and so on for at most maxProbes buckets; each
-// bucket counts how many have passed it by, so a search ends at the first bucket
-// that nobody passed, and a deletion takes the counts back: there are no
+// full goes on in steps that its hash chooses, for at most maxProbes buckets;
+// each bucket counts how many have passed it by, so a search ends at the first
+// bucket that nobody passed, and a deletion takes the counts back: there are no
 // tombstones, and a table that has lived long is as good as new.
 //
 // # Time

@@ -7,10 +7,10 @@ import (
 
 const (
 	bucketSlots = 12
-	// maxProbes bounds the search for a connection or a free slot. It also
-	// bounds bucket.passed: those who passed a bucket sit in the next
-	// maxProbes-1 ones, so they are at most 15*12 = 180.
-	maxProbes = 16
+	// maxProbes bounds the search for a connection or a free slot. At the
+	// highest fill a bucket is full with a probability of about a quarter, so
+	// that a search of this length fails once in 10^19.
+	maxProbes = 32
 	// fill is the share of slots in use when the table is full, in percent.
 	fill = 80
 )
@@ -18,18 +18,51 @@ const (
 // bucket is one cache line of the index. A tag of 0 marks a free slot.
 type bucket struct {
 	tags   [bucketSlots]uint8
-	passed uint8 // connections that found this bucket full and went on
-	_      [3]uint8
+	passed uint16 // connections that found this bucket full and went on; stuck at its maximum
+	_      [2]uint8
 	conns  [bucketSlots]uint32
 }
 
+const maxPassed = 1<<16 - 1
+
+// numBuckets returns the size of an index for maxConns connections: a prime, so
+// that steps of any length lead through all of it.
 func numBuckets(maxConns int) int {
-	return max(1, (maxConns*100+bucketSlots*fill-1)/(bucketSlots*fill))
+	n := max(2, (maxConns*100+bucketSlots*fill-1)/(bucketSlots*fill))
+	for !isPrime(n) {
+		n++
+	}
+	return n
+}
+
+func isPrime(n int) bool {
+	for d := 2; d*d <= n; d++ {
+		if n%d == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// probe is the sequence of buckets in which a connection may be. Its steps differ
+// from hash to hash, so that full buckets do not grow into clusters.
+type probe struct{ at, step, n int }
+
+// probes returns the sequence for hash; t.home is its first bucket.
+func (t *Table) probes(hash uint64) probe {
+	n := len(t.buckets)
+	return probe{t.home(hash), 1 + int(uint64(uint32(hash))*uint64(n-1)>>32), n}
+}
+
+func (p *probe) next() {
+	if p.at += p.step; p.at >= p.n {
+		p.at -= p.n
+	}
 }
 
 // home returns the bucket where the search for hash begins.
-func home(hash uint64, n int) int {
-	hi, _ := bits.Mul64(hash, uint64(n))
+func (t *Table) home(hash uint64) int {
+	hi, _ := bits.Mul64(hash, uint64(len(t.buckets)))
 	return int(hi)
 }
 
@@ -76,43 +109,45 @@ func (s *slotSet) pop() int {
 
 // place puts connection i into a free slot for hash and returns the number of
 // buckets looked at, or 0 if none within the bound has room.
-func (t *Table) place(hash uint64, i uint32) (probes int) {
-	at := home(hash, len(t.buckets))
-	for probes = 1; probes <= t.probeLimit; probes++ {
-		b := &t.buckets[at]
+func (t *Table) place(hash uint64, i uint32) int {
+	p := t.probes(hash)
+	for n := 1; n <= t.probeLimit; n++ {
+		b := &t.buckets[p.at]
 		if free := b.match(0); !free.empty() {
 			s := free.pop()
 			b.tags[s], b.conns[s] = tagOf(hash), i
-			for p := home(hash, len(t.buckets)); p != at; p = t.after(p) {
-				t.buckets[p].passed++
-			}
-			return probes
+			t.pass(hash, n-1, +1)
+			return n
 		}
-		at = t.after(at)
+		p.next()
 	}
 	return 0
+}
+
+// pass adds d to the counts of the first n buckets of a sequence.
+func (t *Table) pass(hash uint64, n int, d int) {
+	p := t.probes(hash)
+	for range n {
+		if b := &t.buckets[p.at]; b.passed != maxPassed {
+			b.passed = uint16(int(b.passed) + d)
+		}
+		p.next()
+	}
 }
 
 // displace takes connection i, which place put there for hash, out of the index.
 func (t *Table) displace(hash uint64, i uint32) {
 	tag := tagOf(hash)
-	for at := home(hash, len(t.buckets)); ; at = t.after(at) {
-		b := &t.buckets[at]
+	p := t.probes(hash)
+	for n := 0; ; n++ {
+		b := &t.buckets[p.at]
 		for m := b.match(tag); !m.empty(); {
 			if s := m.pop(); b.conns[s] == i {
 				b.tags[s] = 0
-				for p := home(hash, len(t.buckets)); p != at; p = t.after(p) {
-					t.buckets[p].passed--
-				}
+				t.pass(hash, n, -1)
 				return
 			}
 		}
+		p.next()
 	}
-}
-
-func (t *Table) after(bucket int) int {
-	if bucket++; bucket < len(t.buckets) {
-		return bucket
-	}
-	return 0
 }

@@ -97,11 +97,11 @@ func (t *Table) Conn(i uint32) *flow.Conn { return &t.conns[i] }
 // Touch reads the index bucket of hash and returns a value that depends on it.
 // Callers that go through a batch touch all of it first, so that the cache
 // misses overlap.
-func (t *Table) Touch(hash uint64) uint32 { return t.buckets[home(hash, len(t.buckets))].conns[0] }
+func (t *Table) Touch(hash uint64) uint32 { return t.buckets[t.home(hash)].conns[0] }
 
 // TouchConn reads the entry that hash most likely stands for.
 func (t *Table) TouchConn(hash uint64) uint64 {
-	b := &t.buckets[home(hash, len(t.buckets))]
+	b := &t.buckets[t.home(hash)]
 	if m := b.match(tagOf(hash)); !m.empty() {
 		return uint64(t.conns[b.conns[m.pop()]].Expires)
 	}
@@ -112,9 +112,9 @@ func (t *Table) TouchConn(hash uint64) uint64 {
 // connection is removed on sight.
 func (t *Table) Find(key *flow.Tuple, hash uint64, now flow.Millis) (i uint32, ok bool) {
 	tag := tagOf(hash)
-	at := home(hash, len(t.buckets))
+	p := t.probes(hash)
 	for range t.probeLimit {
-		b := &t.buckets[at]
+		b := &t.buckets[p.at]
 		for m := b.match(tag); !m.empty(); {
 			i := b.conns[m.pop()]
 			c := &t.conns[i]
@@ -130,7 +130,7 @@ func (t *Table) Find(key *flow.Tuple, hash uint64, now flow.Millis) (i uint32, o
 		if b.passed == 0 {
 			break
 		}
-		at = t.after(at)
+		p.next()
 	}
 	return 0, false
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/xdpct/xdpct/flow"
 )
 
-var secret = flow.Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db}
+var secret = flow.Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db, 0x8ebc6af09c88c6e3}
 
 // conn makes the n-th of a family of distinct connections.
 func conn(n int, expires flow.Millis) *flow.Conn {
@@ -147,7 +147,7 @@ func TestTableAgainstModel(t *testing.T) {
 // checkIndex verifies the invariants of the index: every connection is found on
 // its probe sequence, and passed counts what it says.
 func checkIndex(t interface{ Fatalf(string, ...any) }, tab *Table) {
-	passed := make([]uint8, len(tab.buckets))
+	passed := make([]uint16, len(tab.buckets))
 	slots := 0
 	for at := range tab.buckets {
 		b := &tab.buckets[at]
@@ -160,8 +160,8 @@ func checkIndex(t interface{ Fatalf(string, ...any) }, tab *Table) {
 			if tagOf(h) != tag {
 				t.Fatalf("bucket %d slot %d: tag %d of a connection with tag %d", at, s, tag, tagOf(h))
 			}
-			for p := home(h, len(tab.buckets)); p != at; p = tab.after(p) {
-				passed[p]++
+			for p := tab.probes(h); p.at != at; p.next() {
+				passed[p.at]++
 			}
 		}
 	}

@@ -133,7 +133,7 @@ func demoLive(ctx context.Context, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
 	cfg := engine.DefaultConfig()
 	cfg.Mode, cfg.Control = engine.Bridge, filepath.Join(dir, "control.sock")

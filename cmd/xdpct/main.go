@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -35,7 +36,7 @@ func run(args []string, out, errOut io.Writer) int {
 		return 0
 	}
 	fmt.Fprintf(errOut, "xdpct: %v\n", err)
-	if _, ok := err.(usageError); ok {
+	if errors.As(err, new(usageError)) {
 		fmt.Fprintf(errOut, "Try '%s --help'.\n", cmd.CommandPath())
 		return exitUsage
 	}

@@ -131,10 +131,10 @@ func (t *Tracker) tcpNew(c *Connection, p parsed) bool {
 // eachOption calls f for every whole option.
 func eachOption(o []byte, f func(kind byte, body []byte) (more bool)) {
 	for i := 0; i < len(o); {
-		switch {
-		case o[i] == 0:
+		switch o[i] {
+		case 0:
 			return
-		case o[i] == 1:
+		case 1:
 			i++
 			continue
 		}
@@ -393,7 +393,7 @@ func (k *tcpState) fromSYN(s segment, reply bool) {
 	me := &k.side[at(reply)]
 	me.end, me.maxEnd, me.maxWin = s.end(), s.end(), uint32(max(s.win, 1))
 	me.readOptions(s.options)
-	if reply && !(k.side[0].hasScale && k.side[1].hasScale) {
+	if reply && (!k.side[0].hasScale || !k.side[1].hasScale) {
 		k.side[0].scale, k.side[1].scale = 0, 0
 	}
 }
