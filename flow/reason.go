@@ -65,7 +65,6 @@ const (
 	ReasonTXRingFull   // the transmit ring of the other port stayed full
 	ReasonTXError      // the kernel refused the frame
 	ReasonHandoverFull // the ring to the owning shard is full
-	ReasonNoFrame      // no free frame to copy into
 
 	// Counted by the XDP program, before user space sees the frame.
 
@@ -115,7 +114,6 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonTXRingFull:       {"tx_ring_full", "the transmit ring of the other port stayed full"},
 	ReasonTXError:          {"tx_error", "the kernel refused the frame"},
 	ReasonHandoverFull:     {"handover_full", "the ring to the owning shard is full"},
-	ReasonNoFrame:          {"no_frame", "no free frame to copy into"},
 	ReasonXDPNoSocket:      {"xdp_no_socket", "no AF_XDP socket serves the receive queue"},
 	ReasonXDPRedirect:      {"xdp_redirect", "the kernel could not hand the frame to the socket"},
 }

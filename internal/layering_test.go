@@ -29,6 +29,8 @@ var mayImport = map[string][]string{
 	"engine":      {"flow", "packet", "l4", "table", "shard", "rx", "rx/capture"},
 	"export":      {"flow"},
 	"control":     {"flow", "export"},
+	"expect":      {"flow"},
+	"nat":         {"flow", "packet"},
 	"perf/netlab": {},
 	"cmd/xdpct":   {"flow", "packet", "shard", "rx", "rx/capture", "engine", "export", "control", "perf/netlab"},
 

@@ -1,0 +1,39 @@
+# Everything here needs Go and, for what touches the network, root. Go fetches
+# the rest by itself.
+GO       ?= go
+LINT      = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
+FUZZTIME ?= 60s
+
+.PHONY: build demo test lint race bench fuzz generate drift clean
+
+build: ## the program, as bin/xdpct
+	$(GO) build -o bin/xdpct ./cmd/xdpct
+
+demo: build ## the main job, in namespaces that come and go with it
+	./bin/xdpct demo
+
+test: ## the whole suite
+	$(GO) test ./...
+
+lint: ## go vet and golangci-lint
+	$(GO) vet ./...
+	$(GO) run $(LINT) run ./...
+
+race: ## the suite under the race detector
+	$(GO) test -race -short ./...
+
+bench: ## one iteration of every benchmark
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
+
+fuzz: ## every fuzz target for FUZZTIME
+	$(GO) test ./packet -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
+	$(GO) test ./shard -run '^$$' -fuzz FuzzDatagrams -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
+
+generate: ## the XDP object anew (needs clang, llvm-strip and libbpf-dev)
+	$(GO) generate ./rx
+
+drift: generate ## fail if what is checked in is not what is generated
+	git diff --exit-code -- rx/xdp_bpfel.go rx/xdp_bpfel.o
+
+clean:
+	rm -rf bin
