@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/packet"
@@ -184,4 +186,84 @@ func TestBridge(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestTap taps one interface: IP traffic is tracked and ends there, the rest
+// reaches the host's own stack.
+func TestTap(t *testing.T) {
+	w := newWire(t, 1, func(c *Config) {
+		c.Mode = Tap
+		c.Ports = c.Ports[:1]
+	})
+	if err := w.box.Do(func() error { return addAddress("left", "10.9.0.2/24") }); err != nil {
+		t.Fatal(err)
+	}
+	const n = 10
+	for k := range n {
+		if err := w.raw[0].Send(udpFrame(uint16(k), uint16(1000+k), false)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	arp := packet.AppendEthernet(nil, packet.MAC{255, 255, 255, 255, 255, 255}, macA, nil)
+	arp = append(arp[:12], 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+	arp = append(append(append(append(arp, macA[:]...), 10, 9, 0, 1), make([]byte, 6)...), 10, 9, 0, 2)
+	if err := w.raw[0].Send(arp); err != nil {
+		t.Fatal(err)
+	}
+	answered := false
+	for deadline := time.Now().Add(2 * time.Second); !answered && time.Now().Before(deadline); {
+		f, err := w.raw[0].Recv(50 * time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answered = len(f) >= 22 && f[12] == 8 && f[13] == 6 && f[21] == 2
+	}
+	if !answered {
+		t.Error("the host behind the tap does not answer ARP")
+	}
+	if got := w.count(t); got != n {
+		t.Errorf("%d connections, want %d", got, n)
+	}
+}
+
+// TestFrameTooLarge sends a frame that fits the wire but no chunk: it is dropped
+// and counted under its own reason, and others still pass.
+func TestFrameTooLarge(t *testing.T) {
+	w := newWire(t, 1, func(c *Config) { c.FrameSize = rx.MinChunk })
+	for _, ns := range append(w.host[:], w.box) {
+		for _, name := range []string{"eth0", "left", "right"} {
+			if link, err := ns.Link(name); err == nil {
+				if err := ns.Netlink().LinkSetMTU(link, 3000); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	large := packet.AppendEthernet(nil, macB, macA, packet.AppendUDP(nil, packet.IP{Src: ipA, Dst: ipB}, 1, 2, make([]byte, 2000)))
+	if err := w.raw[0].Send(large); err != nil {
+		t.Fatal(err)
+	}
+	if !w.try(t, 100) {
+		t.Error("the bridge does not pass frames that fit")
+	}
+	s, err := w.e.Stats(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := s.Total()
+	if n := sum.Reasons[flow.ReasonFrameTooLarge]; n != 1 {
+		t.Errorf("%d frames were too large, want 1", n)
+	}
+}
+
+func addAddress(ifname, cidr string) error {
+	link, err := netlink.LinkByName(ifname)
+	if err != nil {
+		return err
+	}
+	addr, err := netlink.ParseAddr(cidr)
+	if err != nil {
+		return err
+	}
+	return netlink.AddrAdd(link, addr)
 }

@@ -86,21 +86,15 @@ func (e *Engine) anyQueue() *rx.Queue {
 	return nil
 }
 
-// attach loads the program of an interface and registers its queues.
+// attach puts the program on an interface, with its queues.
 func (e *Engine) attach(ifi rx.Interface, queues []*rx.Queue) (*rx.Program, error) {
 	steer := rx.SteerTraffic
 	if e.cfg.Mode == Bridge {
 		steer = rx.SteerAll
 	}
-	prog, err := rx.LoadProgram(ifi.Index, len(queues), steer, e.umem.MaxFrame(), e.cfg.XDP)
+	prog, err := rx.LoadProgram(ifi.Index, queues, steer, e.umem.MaxFrame(), e.cfg.XDP)
 	if err != nil {
 		return nil, err
-	}
-	for _, q := range queues {
-		if err := prog.Register(q); err != nil {
-			prog.Close()
-			return nil, err
-		}
 	}
 	e.log.Info("port open", "interface", ifi.Name, "queues", len(queues), "xdp", prog.Mode(),
 		"zero_copy", queues[0].ZeroCopy())

@@ -76,6 +76,21 @@ func (r *Replay) Frame(f *capture.Frame) (*packet.Packet, shard.Verdict) {
 	return p, r.out[0]
 }
 
+// Named returns the connection that the addresses and ports of the last frame
+// name, whether or not the frame belongs to it: an INVALID one does not.
+func (r *Replay) Named() (rec flow.Record, ok bool) {
+	p := &r.pkt[0]
+	if p.Key.L4 == 0 || p.Kind == packet.Error {
+		return rec, false
+	}
+	r.shards[0].Hash(p)
+	c, ok := r.shards[shard.Owner(p.Hash, len(r.shards))].Find(p.Key)
+	if !ok {
+		return rec, false
+	}
+	return c.Record(flow.Millis(r.now)), true
+}
+
 // Timeout returns what is left, in whole seconds, of a connection that v left.
 func (r *Replay) Timeout(v shard.Verdict) uint32 {
 	return uint32(max(v.Expires.Until(flow.Millis(r.now)), 0)) / 1000

@@ -49,6 +49,7 @@ func (p *Packet) parseTCP(s l4, checks Checks) {
 		p.invalid(flow.ReasonL4TooShort)
 		return
 	}
+	p.data(s, binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))
 	hdr := int(b[12]>>4) * 4
 	if hdr < 20 || hdr > s.len {
 		p.invalid(flow.ReasonTCPHeaderLength)
@@ -71,7 +72,6 @@ func (p *Packet) parseTCP(s l4, checks Checks) {
 		Flags:     flags,
 		HeaderLen: uint8(hdr),
 	}
-	p.data(s, binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))
 }
 
 // parseUDP makes the checks of udp_error.
@@ -81,15 +81,14 @@ func (p *Packet) parseUDP(s l4, checks Checks) {
 		p.invalid(flow.ReasonL4TooShort)
 		return
 	}
+	p.data(s, binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))
 	if n := int(binary.BigEndian.Uint16(b[4:])); n > s.len || n < 8 {
 		p.invalid(flow.ReasonL4Length)
 		return
 	}
 	if b[6]|b[7] != 0 && !p.checksumOK(s, checks, 6) {
 		p.invalid(flow.ReasonL4Checksum)
-		return
 	}
-	p.data(s, binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))
 }
 
 // checksumOK verifies the transport checksum at offset at of the segment. The

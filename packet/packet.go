@@ -18,7 +18,8 @@ const (
 // Packet is a parsed frame.
 type Packet struct {
 	// Key is the canonical tuple: of the packet (Data), or of the answer to the
-	// quoted packet (Error), that being the tuple that the kernel looks up.
+	// quoted packet (Error), that being the tuple that the kernel looks up. An
+	// Invalid TCP or UDP packet has one if its ports could be read.
 	Key  flow.Tuple
 	Hash uint64 // Key.Hash, filled in by the shard
 

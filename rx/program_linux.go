@@ -37,10 +37,11 @@ type Program struct {
 	mode XDPMode
 }
 
-// LoadProgram loads the program for an interface with the given number of
-// receive queues and a longest frame, and attaches it. Until sockets are
-// registered it drops what it steers.
-func LoadProgram(ifindex, queues int, steer Steer, maxFrame uint32, mode XDPMode) (*Program, error) {
+// LoadProgram loads the program for an interface whose receive queues are served
+// by the given sockets, registers those, and only then attaches it, so that no
+// frame comes to a queue without a socket. A frame longer than maxFrame is
+// dropped.
+func LoadProgram(ifindex int, queues []*Queue, steer Steer, maxFrame uint32, mode XDPMode) (*Program, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raising the limit on locked memory: %w", privilege(err))
 	}
@@ -48,7 +49,7 @@ func LoadProgram(ifindex, queues int, steer Steer, maxFrame uint32, mode XDPMode
 	if err != nil {
 		return nil, fmt.Errorf("reading the XDP program: %w", err)
 	}
-	spec.Maps["sockets"].MaxEntries = uint32(queues)
+	spec.Maps["sockets"].MaxEntries = uint32(len(queues))
 	all := uint32(0)
 	if steer == SteerAll {
 		all = 1
@@ -60,7 +61,15 @@ func LoadProgram(ifindex, queues int, steer Steer, maxFrame uint32, mode XDPMode
 	if err := spec.LoadAndAssign(&p.objs, nil); err != nil {
 		return nil, fmt.Errorf("loading the XDP program: %w", privilege(err))
 	}
-	if err := p.attach(ifindex, mode); err != nil {
+	for _, q := range queues {
+		if err = p.register(q); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = p.attach(ifindex, mode)
+	}
+	if err != nil {
 		p.objs.Close()
 		return nil, err
 	}
@@ -101,8 +110,8 @@ func (p *Program) attach(ifindex int, mode XDPMode) error {
 // Mode returns the mode in which the program was attached.
 func (p *Program) Mode() XDPMode { return p.mode }
 
-// Register hands the frames of a receive queue to the socket of q.
-func (p *Program) Register(q *Queue) error {
+// register hands the frames of a receive queue to the socket of q.
+func (p *Program) register(q *Queue) error {
 	if err := p.objs.Sockets.Update(uint32(q.id), uint32(q.fd), ebpf.UpdateAny); err != nil {
 		return fmt.Errorf("queue %d: registering the socket: %w", q.id, err)
 	}

@@ -67,6 +67,9 @@ func (p *pairing) step(d []byte) string {
 		got.Reply = v.Dir == flow.Reply
 		got.Seen, got.Assured = v.Status&flow.SeenReply != 0, v.Status&flow.Assured != 0
 		got.Expires = p.now + int64(v.Expires.Until(flow.Millis(p.now)))
+		if got.Expires == p.now { // closed: it has no life left
+			want.Expires = p.now
+		}
 		if k.Key.L4.Proto() == flow.TCP {
 			got.L4State = flow.TCPState(v.L4State).String()
 		}

@@ -257,6 +257,7 @@ func (s *Shard) track(p *packet.Packet) Verdict {
 		s.table.Count(i, d, p.Len)
 	case l4.Close:
 		s.table.Count(i, d, p.Len)
+		c.Expires = s.time()
 		v := verdict(c, state, d, r.Reason)
 		s.table.Remove(i, table.Closed)
 		return v

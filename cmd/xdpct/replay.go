@@ -42,10 +42,11 @@ With --verdicts print one JSON object for each frame instead:
   n        the number of the frame, from 1
   ts       its time
   ctstate  NEW, ESTABLISHED, RELATED, INVALID or UNTRACKED
-  dir      original or reply, empty without a connection
-  status   status bits of the connection after the frame
-  l4state  state of its protocol after the frame
-  timeout  seconds that it lives on without further frames
+  dir      original or reply, empty if the frame belongs to no connection
+  status   status bits of its connection after the frame
+  l4state  state of its protocol after the frame; for an INVALID frame that of
+           the connection that its addresses and ports name
+  timeout  seconds that this connection lives on without further frames
   verdict  accept or drop
   reason   why it was dropped, is INVALID or was ignored
 
@@ -209,6 +210,8 @@ func describe(n int, f *capture.Frame, p *packet.Packet, v shard.Verdict, r *eng
 		if p.Key.L4.Proto() == flow.TCP {
 			line.L4State = flow.TCPState(v.L4State).String()
 		}
+	} else if rec, ok := r.Named(); ok {
+		line.L4State, line.Timeout = rec.StateName(), rec.Timeout
 	}
 	return line
 }

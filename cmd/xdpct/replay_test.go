@@ -110,23 +110,12 @@ func TestVectors(t *testing.T) {
 				if s.want != nil && !slices.Contains(s.want, got) {
 					t.Errorf("step %d (%s %s): %s (%s), want %v", i, s.side, s.flags, got, v.Reason, s.want)
 				}
-				if s.wantState != "" && v.L4State != s.wantState && (v.L4State != "" || !stateOf(verdicts[:i+1], s.wantState)) {
+				if s.wantState != "" && v.L4State != s.wantState {
 					t.Errorf("step %d (%s %s): state %s, want %s", i, s.side, s.flags, v.L4State, s.wantState)
 				}
 			}
 		})
 	}
-}
-
-// stateOf tells the state of the connection after an INVALID packet, which has
-// none of its own: that of the packet before.
-func stateOf(vs []frameVerdict, want string) bool {
-	for i := len(vs) - 1; i >= 0; i-- {
-		if vs[i].L4State != "" {
-			return vs[i].L4State == want
-		}
-	}
-	return want == "none"
 }
 
 func writeVector(t *testing.T, steps []vectorStep) string {

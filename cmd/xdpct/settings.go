@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -13,7 +15,8 @@ import (
 )
 
 func settingsCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use:   "settings",
 		Short: "List every setting with its default and meaning",
 		Long: `List the settings of the tracker with their defaults. They carry the names of
@@ -24,12 +27,19 @@ configuration, or with --set on the command line of replay.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s := engine.DefaultSettings()
 			w := bufio.NewWriter(cmd.OutOrStdout())
+			if asJSON {
+				values := map[string]uint64{}
+				s.Each(func(name string, value uint64, _ string) { values[name] = value })
+				return errors.Join(json.NewEncoder(w).Encode(values), w.Flush())
+			}
 			s.Each(func(name string, value uint64, doc string) {
 				fmt.Fprintf(w, "%s = %d\n\t%s\n", name, value, doc)
 			})
 			return w.Flush()
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, names and defaults")
+	return cmd
 }
 
 // settingsFlag is the --set option: name=value, may be repeated.
@@ -46,15 +56,25 @@ func (f settingsFlag) Set(v string) error {
 }
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version",
 		Example: "  xdpct version",
 		Args:    args(cobra.NoArgs),
-		Run: func(cmd *cobra.Command, _ []string) {
-			fmt.Fprintf(cmd.OutOrStdout(), "xdpct %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			out := cmd.OutOrStdout()
+			if asJSON {
+				return json.NewEncoder(out).Encode(map[string]string{
+					"version": version(), "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH,
+				})
+			}
+			_, err := fmt.Fprintf(out, "xdpct %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
 }
 
 func version() string {
