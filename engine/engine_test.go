@@ -221,7 +221,11 @@ func TestTap(t *testing.T) {
 	if !answered {
 		t.Error("the host behind the tap does not answer ARP")
 	}
-	if got := w.count(t); got != n {
+	got := 0
+	for deadline := time.Now().Add(2 * time.Second); got != n && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		got = w.count(t)
+	}
+	if got != n {
 		t.Errorf("%d connections, want %d", got, n)
 	}
 }
