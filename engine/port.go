@@ -21,6 +21,7 @@ type port struct {
 	ifi     rx.Interface
 	program *rx.Program // nil while the interface is gone
 	queues  []*rx.Queue
+	trouble string // the last error, so that it is said once
 }
 
 // txBudget is how many frames one system call may send in copy mode.
@@ -136,11 +137,21 @@ func (e *Engine) supervise() {
 		case <-tick.C:
 		}
 		for _, p := range e.ports {
-			if err := e.inNamespace(func() error { return e.checkPort(p) }); err != nil {
-				e.log.Warn("port", "interface", p.ifi.Name, "error", err)
-			}
+			e.report(p, e.inNamespace(func() error { return e.checkPort(p) }))
 		}
 	}
+}
+
+// report logs what is wrong with a port, once.
+func (e *Engine) report(p *port, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != p.trouble {
+		e.log.Warn("port", "interface", p.ifi.Name, "error", err)
+	}
+	p.trouble = text
 }
 
 // inNamespace runs f on a thread in the engine's network namespace.
@@ -212,8 +223,15 @@ func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 	ctx := context.Background()
 	var queues []*rx.Queue
 	closeAll := func() {
-		for _, q := range queues {
-			q.Close()
+		for i, q := range queues {
+			var chunks []uint64
+			_ = q.Abandon(func(a uint64) { chunks = append(chunks, a) })
+			_ = e.ask(ctx, e.workers[i], func(w *worker) bool {
+				for _, a := range chunks {
+					w.release(a)
+				}
+				return true
+			})
 		}
 		p.queues = nil
 	}

@@ -63,6 +63,7 @@ type worker struct {
 	from     [batch]handed
 	verdicts [batch]shard.Verdict
 	chunks   [batch]uint64
+	fds      [maxPorts + 1]unix.PollFd
 }
 
 // workerPort is what a worker knows of a port.
@@ -78,6 +79,7 @@ type LoopStats struct {
 	Busy       uint64 // turns that found frames
 	Sleeps     uint64
 	HandedOver uint64 // frames given to another worker
+	BadDescs   uint64 // descriptors that do not lie in the UMEM
 }
 
 // run is the thread of the worker. It ends when a request says so.
@@ -162,7 +164,7 @@ func (w *worker) takeHandovers() (frames int) {
 func (w *worker) admit(h handed, k int, mine bool) bool {
 	frame := w.umem.Frame(h.desc)
 	if frame == nil {
-		w.ports[h.port].queue.Stats.BadDescs++
+		w.loop.BadDescs++
 		w.release(h.desc.Addr)
 		return false
 	}
@@ -305,8 +307,7 @@ func (w *worker) drop(r flow.Reason, addr uint64) {
 
 // sleep waits for a frame, another worker or a request, for a nap at most.
 func (w *worker) sleep() {
-	fds := make([]unix.PollFd, 0, maxPorts+1)
-	fds = append(fds, unix.PollFd{Fd: int32(w.wake), Events: unix.POLLIN})
+	fds := append(w.fds[:0], unix.PollFd{Fd: int32(w.wake), Events: unix.POLLIN})
 	for _, p := range w.ports {
 		if p.queue != nil {
 			fds = append(fds, unix.PollFd{Fd: int32(p.queue.FD()), Events: unix.POLLIN})

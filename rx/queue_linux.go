@@ -27,7 +27,6 @@ type QueueStats struct {
 	TXBusy                uint64 // EAGAIN, EBUSY: the kernel or the link was short of room
 	TXDown                uint64 // ENETDOWN: the link was down
 	TXErrors              uint64 // any other errno
-	BadDescs              uint64 // descriptors outside of the UMEM
 	Drops                 unix.XDPStatistics
 }
 
@@ -283,7 +282,6 @@ func (s *QueueStats) Add(o QueueStats) {
 	s.TXBusy += o.TXBusy
 	s.TXDown += o.TXDown
 	s.TXErrors += o.TXErrors
-	s.BadDescs += o.BadDescs
 	s.Drops.Rx_dropped += o.Drops.Rx_dropped
 	s.Drops.Rx_invalid_descs += o.Drops.Rx_invalid_descs
 	s.Drops.Tx_invalid_descs += o.Drops.Tx_invalid_descs
