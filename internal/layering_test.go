@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"control":     {"flow", "export"},
 	"expect":      {"flow"},
 	"nat":         {"flow", "packet"},
+	"perf":        {"flow", "packet", "l4", "table", "shard", "rx", "engine"},
 	"perf/netlab": {},
 	"cmd/xdpct":   {"flow", "packet", "shard", "rx", "rx/capture", "engine", "export", "control", "perf/netlab"},
 

@@ -33,6 +33,13 @@ func sum(b []byte, acc uint64) uint16 {
 	return fold16(acc)
 }
 
+// sum20 is sum of the first 20 bytes of b, an IPv4 header without options.
+func sum20(b []byte) uint16 {
+	_ = b[19]
+	acc, c := bits.Add64(binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), 0)
+	return fold16(acc>>32 + acc&0xffffffff + c + uint64(binary.BigEndian.Uint32(b[16:])))
+}
+
 func fold16(acc uint64) uint16 {
 	acc = acc>>32 + acc&0xffffffff
 	acc = acc>>32 + acc&0xffffffff

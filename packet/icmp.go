@@ -10,7 +10,7 @@ const icmpLen = 8
 
 // parseICMP makes the checks of nf_conntrack_icmpv4_error. ICMP over IPv6 is
 // nonsense that no connection can begin with (nf_conntrack_icmp_packet).
-func (p *Packet) parseICMP(s l4, checks Checks) {
+func (p *Packet) parseICMP(s segment, checks Checks) {
 	if len(s.body) < icmpLen {
 		p.invalid(flow.ReasonL4TooShort)
 		return
@@ -40,7 +40,7 @@ const (
 )
 
 // parseICMPv6 makes the checks of nf_conntrack_icmpv6_error.
-func (p *Packet) parseICMPv6(s l4, checks Checks) {
+func (p *Packet) parseICMPv6(s segment, checks Checks) {
 	if len(s.body) < icmpLen {
 		p.invalid(flow.ReasonL4TooShort)
 		return
@@ -66,7 +66,7 @@ func (p *Packet) parseICMPv6(s l4, checks Checks) {
 }
 
 // parseRedirect follows nf_conntrack_icmpv6_redirect.
-func (p *Packet) parseRedirect(s l4) {
+func (p *Packet) parseRedirect(s segment) {
 	if len(s.body) < redirectLen {
 		p.invalid(flow.ReasonL4TooShort)
 		return
@@ -76,7 +76,7 @@ func (p *Packet) parseRedirect(s l4) {
 		return
 	}
 	const linkLocal, linkLocalMask = 0xfe80 << 48, 0xffc0 << 48
-	if p.Frame[p.L3+7] != 255 || s.src.Hi&linkLocalMask != linkLocal {
+	if p.Frame[p.L3+7] != 255 || p.Key.Src.Hi&linkLocalMask != linkLocal {
 		p.invalid(flow.ReasonICMPRedirect)
 		return
 	}
@@ -93,8 +93,8 @@ func (p *Packet) parseRedirect(s l4) {
 }
 
 // query handles an ICMP message that stands for itself.
-func (p *Packet) query(s l4) {
-	t := flow.Tuple{Src: s.src, Dst: s.dst, L4: flow.MakeL4(p.Family, p.Proto, 0,
+func (p *Packet) query(s segment) {
+	t := flow.Tuple{Src: p.Key.Src, Dst: p.Key.Dst, L4: flow.MakeL4(p.Family, p.Proto, 0,
 		binary.BigEndian.Uint16(s.body[4:]), binary.BigEndian.Uint16(s.body))}
 	if _, ok := t.Invert(); !ok {
 		p.invalid(flow.ReasonICMPType)
@@ -107,7 +107,7 @@ func (p *Packet) query(s l4) {
 // parseQuote handles an ICMP error that quotes the packet q: it names the
 // connection of the answer to q, and the error must go to where that answer
 // goes (nf_conntrack_inet_error).
-func (p *Packet) parseQuote(s l4, q []byte) {
+func (p *Packet) parseQuote(s segment, q []byte) {
 	t, ok := quoted(q, p.Family)
 	if ok {
 		t, ok = t.Invert()
@@ -116,7 +116,7 @@ func (p *Packet) parseQuote(s l4, q []byte) {
 		p.invalid(flow.ReasonICMPErrorQuote)
 		return
 	}
-	p.Kind, p.Misdirected = Error, t.Dst != s.dst
+	p.Kind, p.Misdirected = Error, t.Dst != p.Key.Dst
 	p.Key, p.Flipped = t.Canonical()
 }
 

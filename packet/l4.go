@@ -2,19 +2,20 @@ package packet
 
 import (
 	"encoding/binary"
+	"math/bits"
 
 	"github.com/xdpct/xdpct/flow"
 )
 
-// l4 is a transport segment and the addresses that its checksum covers.
-type l4 struct {
-	src, dst flow.Addr
-	body     []byte // the segment, cut where the capture was
-	len      int    // its length by the IP header; negative if headers overrun it
-	whole    bool   // body was not cut
+// segment is what an IP datagram carries. While it is parsed, p.Key holds the
+// datagram's addresses as they are.
+type segment struct {
+	body  []byte // cut where the capture was
+	len   int    // its length by the IP header; negative if headers overrun it
+	whole bool   // body was not cut
 }
 
-func (p *Packet) parseL4(s l4, checks Checks) {
+func (p *Packet) parseL4(s segment, checks Checks) {
 	switch p.Proto {
 	case flow.TCP:
 		p.parseTCP(s, checks)
@@ -29,39 +30,51 @@ func (p *Packet) parseL4(s l4, checks Checks) {
 			p.invalid(flow.ReasonL4TooShort)
 			return
 		}
-		p.data(s, binary.BigEndian.Uint16(s.body), binary.BigEndian.Uint16(s.body[2:]))
+		p.data(binary.BigEndian.Uint16(s.body), binary.BigEndian.Uint16(s.body[2:]))
 	default:
-		p.data(s, 0, 0)
+		p.data(0, 0)
 	}
 }
 
-// data names the connection of a packet between the ids src and dst.
-func (p *Packet) data(s l4, src, dst uint16) {
-	t := flow.Tuple{Src: s.src, Dst: s.dst, L4: flow.MakeL4(p.Family, p.Proto, 0, src, dst)}
+// data names the connection of a packet between two ports: it makes the key of
+// the addresses in p.Key, as flow.Tuple.Canonical does, but without a branch
+// that depends on which way the packet runs.
+func (p *Packet) data(src, dst uint16) {
 	p.Kind = Data
-	p.Key, p.Flipped = t.Canonical()
+	k := &p.Key
+	_, less := bits.Sub64(uint64(dst), uint64(src), 0)
+	_, less = bits.Sub64(k.Dst.Lo, k.Src.Lo, less)
+	_, less = bits.Sub64(k.Dst.Hi, k.Src.Hi, less)
+	p.Flipped = less != 0
+	swap := -less
+	hi, lo := (k.Src.Hi^k.Dst.Hi)&swap, (k.Src.Lo^k.Dst.Lo)&swap
+	k.Src.Hi, k.Src.Lo = k.Src.Hi^hi, k.Src.Lo^lo
+	k.Dst.Hi, k.Dst.Lo = k.Dst.Hi^hi, k.Dst.Lo^lo
+	port := (src ^ dst) & uint16(swap)
+	k.L4 = flow.MakeL4(p.Family, p.Proto, 0, src^port, dst^port)
 }
 
 // parseTCP makes the checks of tcp_error.
-func (p *Packet) parseTCP(s l4, checks Checks) {
+func (p *Packet) parseTCP(s segment, checks Checks) {
 	b := s.body
 	if len(b) < 20 {
 		p.invalid(flow.ReasonL4TooShort)
 		return
 	}
-	p.data(s, binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))
 	hdr := int(b[12]>>4) * 4
-	if hdr < 20 || hdr > s.len {
-		p.invalid(flow.ReasonTCPHeaderLength)
-		return
-	}
-	if !p.checksumOK(s, checks, 16) {
-		p.invalid(flow.ReasonL4Checksum)
-		return
-	}
 	flags := TCPFlags(b[13])
-	if !flags.valid() {
-		p.invalid(flow.ReasonTCPFlags)
+	bad := flow.NoReason
+	switch {
+	case hdr < 20 || hdr > s.len:
+		bad = flow.ReasonTCPHeaderLength
+	case !p.checksumOK(s, checks, 16):
+		bad = flow.ReasonL4Checksum
+	case !flags.valid():
+		bad = flow.ReasonTCPFlags
+	}
+	p.data(binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))
+	if bad != flow.NoReason {
+		p.invalid(bad)
 		return
 	}
 	p.TCP = TCP{
@@ -75,29 +88,31 @@ func (p *Packet) parseTCP(s l4, checks Checks) {
 }
 
 // parseUDP makes the checks of udp_error.
-func (p *Packet) parseUDP(s l4, checks Checks) {
+func (p *Packet) parseUDP(s segment, checks Checks) {
 	b := s.body
 	if len(b) < 8 {
 		p.invalid(flow.ReasonL4TooShort)
 		return
 	}
-	p.data(s, binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))
+	bad := flow.NoReason
 	if n := int(binary.BigEndian.Uint16(b[4:])); n > s.len || n < 8 {
-		p.invalid(flow.ReasonL4Length)
-		return
+		bad = flow.ReasonL4Length
+	} else if b[6]|b[7] != 0 && !p.checksumOK(s, checks, 6) {
+		bad = flow.ReasonL4Checksum
 	}
-	if b[6]|b[7] != 0 && !p.checksumOK(s, checks, 6) {
-		p.invalid(flow.ReasonL4Checksum)
+	p.data(binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))
+	if bad != flow.NoReason {
+		p.invalid(bad)
 	}
 }
 
 // checksumOK verifies the transport checksum at offset at of the segment. The
 // kernel sums up to the end of the IP datagram, whatever the UDP length says.
-func (p *Packet) checksumOK(s l4, checks Checks, at int) bool {
+func (p *Packet) checksumOK(s segment, checks Checks, at int) bool {
 	if !checks.Transport || !s.whole {
 		return true
 	}
-	pseudo := pseudoSum(s.src, s.dst, p.Family, uint32(s.len), p.Proto)
+	pseudo := pseudoSum(p.Key.Src, p.Key.Dst, p.Family, uint32(s.len), p.Proto)
 	if sum(s.body, pseudo) == 0xffff {
 		return true
 	}

@@ -64,7 +64,14 @@ func (p *Packet) ParseFrom(frame []byte, wire, off int, typ EtherType, checks Ch
 	}
 }
 
-func (p *Packet) reset(frame []byte) { *p = Packet{Frame: frame} }
+// reset makes p the verdict on nothing yet. It leaves alone what is valid only
+// beside a Kind that sets it.
+func (p *Packet) reset(frame []byte) {
+	p.Frame = frame
+	p.Kind, p.Reason, p.Flipped, p.Misdirected = Malformed, flow.NoReason, false, false
+	p.Key.L4, p.Hash = 0, 0
+	p.Family, p.Proto, p.L3, p.L4, p.Len = 0, 0, 0, 0, 0
+}
 
 func (p *Packet) invalid(r flow.Reason) { p.Kind, p.Reason = Invalid, r }
 
@@ -88,7 +95,7 @@ func (p *Packet) parseIPv4(off, wire int, checks Checks) {
 		p.Reason = flow.ReasonIPTooShort
 		return
 	}
-	if sum(b[:ihl], 0) != 0xffff {
+	if ihl == ipv4Len && sum20(b) != 0xffff || ihl > ipv4Len && sum(b[:ihl], 0) != 0xffff {
 		p.Reason = flow.ReasonIPHeaderChecksum
 		return
 	}
@@ -104,11 +111,8 @@ func (p *Packet) parseIPv4(off, wire int, checks Checks) {
 		return
 	}
 	p.L4 = uint16(off + ihl)
-	src, dst := flow.AddrFrom4(b[12:]), flow.AddrFrom4(b[16:])
-	p.parseL4(l4{
-		src: src, dst: dst, body: clip(b, total)[ihl:], len: total - ihl,
-		whole: len(b) >= total,
-	}, checks)
+	p.Key.Src, p.Key.Dst = flow.AddrFrom4(b[12:]), flow.AddrFrom4(b[16:])
+	p.parseL4(segment{clip(b, total)[ihl:], total - ihl, len(b) >= total}, checks)
 }
 
 // parseIPv6 makes the checks of ip6_rcv_core, then walks the extension headers
@@ -148,10 +152,8 @@ func (p *Packet) parseIPv6(off, wire int, checks Checks) {
 	}
 	at := x.at
 	p.L4 = uint16(off + at)
-	p.parseL4(l4{
-		src: flow.AddrFrom16(b[8:]), dst: flow.AddrFrom16(b[24:]),
-		body: b[min(at, len(b)):], len: total - at, whole: len(b) >= total,
-	}, checks)
+	p.Key.Src, p.Key.Dst = flow.AddrFrom16(b[8:]), flow.AddrFrom16(b[24:])
+	p.parseL4(segment{b[min(at, len(b)):], total - at, len(b) >= total}, checks)
 }
 
 // The extension headers that are walked over (ipv6_ext_hdr).

@@ -64,3 +64,6 @@ func (u *UMEM) Frame(d Desc) []byte {
 }
 
 func (u *UMEM) base() uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(u.mem))) }
+
+// Memory returns all of the memory. Valid until Close.
+func (u *UMEM) Memory() []byte { return u.mem }

@@ -111,26 +111,38 @@ func (t *Table) TouchConn(hash uint64) uint64 {
 // Find returns the entry with the given key, which must be canonical. An expired
 // connection is removed on sight.
 func (t *Table) Find(key *flow.Tuple, hash uint64, now flow.Millis) (i uint32, ok bool) {
-	tag := tagOf(hash)
-	p := t.probes(hash)
-	for range t.probeLimit {
-		b := &t.buckets[p.at]
-		for m := b.match(tag); !m.empty(); {
-			i := b.conns[m.pop()]
-			c := &t.conns[i]
-			if !c.Key.Equal(key) {
-				continue
-			}
-			if c.Expires.Until(now) <= 0 {
-				t.remove(i, hash, Expired)
-				return 0, false
-			}
+	b := &t.buckets[t.home(hash)]
+	i, ok = t.search(b, tagOf(hash), key)
+	if !ok && b.passed != 0 {
+		i, ok = t.searchOn(key, hash)
+	}
+	if ok && t.conns[i].Expires.Until(now) <= 0 {
+		t.remove(i, hash, Expired)
+		return 0, false
+	}
+	return i, ok
+}
+
+// search looks for a key in a bucket.
+func (t *Table) search(b *bucket, tag uint8, key *flow.Tuple) (i uint32, ok bool) {
+	for m := b.match(tag); !m.empty(); {
+		i = b.conns[m.pop()]
+		if t.conns[i].Key.Equal(key) {
 			return i, true
 		}
-		if b.passed == 0 {
-			break
-		}
+	}
+	return 0, false
+}
+
+// searchOn looks for a key in the buckets after its home.
+func (t *Table) searchOn(key *flow.Tuple, hash uint64) (i uint32, ok bool) {
+	p := t.probes(hash)
+	for range t.probeLimit - 1 {
 		p.next()
+		b := &t.buckets[p.at]
+		if i, ok = t.search(b, tagOf(hash), key); ok || b.passed == 0 {
+			return i, ok
+		}
 	}
 	return 0, false
 }

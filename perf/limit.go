@@ -1,0 +1,65 @@
+package perf
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/xdpct/xdpct/rx"
+)
+
+// limit touches memory of the size that a table of so many connections has, in
+// the pattern of a packet, and nothing else.
+type limit struct {
+	mem   [3][]byte
+	lines [3]int
+	at    [chunks][3]uint32
+	sink  uint64
+}
+
+const line = 64
+
+func newLimit(flows int) *limit {
+	l := &limit{}
+	sizes := [3]int{chunks * chunkSize, max(flows*7, 4096), max(flows*128, 4096)}
+	for i, size := range sizes {
+		l.mem[i] = hugeMemory(size)
+		l.lines[i] = size / line
+	}
+	l.lines[2] /= 2 // entries of two lines
+	return l
+}
+
+// round touches the lines of `chunks` packets and returns the nanoseconds a packet.
+func (l *limit) round() float64 {
+	for i := range l.at {
+		l.at[i] = [3]uint32{
+			uint32(i * chunkSize), uint32(rand.IntN(l.lines[1]) * line), uint32(rand.IntN(l.lines[2]) * 2),
+		}
+	}
+	frames, index, slab := l.mem[0], l.mem[1], l.mem[2]
+	sink := l.sink
+	begin := time.Now()
+	for i := range l.at {
+		a := &l.at[i]
+		sink += uint64(frames[a[0]]) + uint64(index[a[1]])
+		e := uint64(a[2]) * line
+		slab[e]++
+		slab[e+line]++
+	}
+	took := time.Since(begin)
+	l.sink = sink
+	return float64(took) / chunks
+}
+
+func hugeMemory(size int) []byte {
+	n := (size + rx.MinChunk - 1) / rx.MinChunk
+	u, err := rx.NewUMEM(n, rx.MinChunk)
+	if err != nil {
+		return make([]byte, size)
+	}
+	b := u.Memory()
+	for i := 0; i < len(b); i += line {
+		b[i] = 1
+	}
+	return b
+}
