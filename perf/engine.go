@@ -86,13 +86,13 @@ type engineRun struct {
 	now    int64
 }
 
-// setUp makes the connections: both directions of UDP, a handshake of TCP.
+// setUp makes the connections, ASSURED: UDP both ways and once more after two
+// seconds, a handshake of TCP.
 func (e *engineRun) setUp() {
-	steps := 2
-	if e.load.Proto == flow.TCP {
-		steps = 3
-	}
-	for i := range steps {
+	for i := range 3 {
+		if i == 2 {
+			e.now += 2500
+		}
 		for n := 0; n < e.load.Flows; {
 			k := min(chunks, e.load.Flows-n)
 			for j := range k {

@@ -6,11 +6,11 @@
 // configuration, secret, times and frames give the same verdicts and events.
 // That is what makes captures replayable and one shard comparable with four.
 //
-//	Process(now, packets) ─▶ reap ▸ touch buckets ▸ touch entries ▸ judge each
+//	Process(now, packets) ─▶ reap ▸ prefetch buckets ▸ prefetch entries ▸ judge each
 //	                                                                 │
 //	             malformed ▸ invalid ▸ untracked ▸ related ▸ known ▸ new
 //
-// The two touching passes read what the judging pass will need, for the whole
+// The two prefetching passes ask for what the judging pass will need, for the whole
 // batch at once, so that the cache misses of a batch overlap. They are hints:
 // judging looks everything up again, since a packet may change what the next
 // one finds.

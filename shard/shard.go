@@ -64,7 +64,8 @@ type Shard struct {
 	table *table.Table
 	now   int64 // milliseconds, of the current batch
 	stats Stats
-	sink  uint64 // keeps the touching passes from being optimised away
+	fresh flow.Conn // the connection that begin works on
+	batch table.Batch
 }
 
 // New makes a shard whose clock begins at now, in milliseconds. Close it.
@@ -134,32 +135,32 @@ func (s *Shard) Tick(now int64) bool {
 // len(pkts).
 func (s *Shard) Process(now int64, pkts []packet.Packet, out []Verdict) {
 	s.Tick(now)
-	s.touch(pkts)
+	s.prefetch(pkts)
+	out = out[:len(pkts)]
 	for i := range pkts {
-		p := &pkts[i]
-		v := s.judge(p)
-		s.count(p, v)
-		out[i] = v
+		s.judge(&pkts[i], &out[i])
+		s.count(&pkts[i], &out[i])
 	}
 }
 
-// touch reads what the packets will need, one pass for each dependent access.
-func (s *Shard) touch(pkts []packet.Packet) {
-	if len(pkts) == 1 {
-		return
+// prefetch asks for what the packets will need, one pass for each access that
+// depends on the one before.
+func (s *Shard) prefetch(pkts []packet.Packet) {
+	b := &s.batch
+	for len(pkts) > 1 {
+		n := min(len(pkts), table.MaxBatch)
+		for i := range pkts[:n] {
+			b.Hash[i&(table.MaxBatch-1)] = pkts[i].Hash
+			b.Both[i&(table.MaxBatch-1)] = pkts[i].Proto == flow.TCP
+		}
+		s.table.PrefetchBuckets(b, n)
+		s.table.PrefetchConns(b, n)
+		pkts = pkts[n:]
 	}
-	var sink uint64
-	for i := range pkts {
-		sink += uint64(s.table.Touch(pkts[i].Hash))
-	}
-	for i := range pkts {
-		sink += s.table.TouchConn(pkts[i].Hash)
-	}
-	s.sink = sink
 }
 
 // count is the one place where a verdict becomes a counter.
-func (s *Shard) count(p *packet.Packet, v Verdict) {
+func (s *Shard) count(p *packet.Packet, v *Verdict) {
 	st := &s.stats
 	st.Packets++
 	st.Bytes += uint64(len(p.Frame))
@@ -172,79 +173,86 @@ func (s *Shard) count(p *packet.Packet, v Verdict) {
 	}
 }
 
-// judge is nf_conntrack_in.
-func (s *Shard) judge(p *packet.Packet) Verdict {
+// judge is nf_conntrack_in. It writes all of v.
+func (s *Shard) judge(p *packet.Packet, v *Verdict) {
 	switch p.Kind {
 	case packet.Data:
-		return s.track(p)
+		s.track(p, v)
 	case packet.Error:
-		return s.related(p)
+		s.related(p, v)
 	case packet.Untracked:
-		return Verdict{Action: Accept, State: flow.Untracked, Reason: p.Reason}
+		*v = Verdict{Action: Accept, State: flow.Untracked, Reason: p.Reason}
 	case packet.Invalid:
-		return invalid(p.Reason)
+		v.invalid(p.Reason)
+	default:
+		*v = Verdict{Action: Drop, State: flow.Invalid, Reason: p.Reason}
 	}
-	return Verdict{Action: Drop, State: flow.Invalid, Reason: p.Reason}
 }
 
 // invalid lets a packet pass that conntrack can make nothing of, as the kernel
 // does: to drop it is the ruleset's business.
-func invalid(r flow.Reason) Verdict {
-	return Verdict{Action: Accept, State: flow.Invalid, Reason: r}
+func (v *Verdict) invalid(r flow.Reason) {
+	*v = Verdict{Action: Accept, State: flow.Invalid, Reason: r}
+}
+
+// belongs says that the packet belongs to c, as c is now.
+func (v *Verdict) belongs(c *flow.Conn, st flow.State, d flow.Direction, r flow.Reason) {
+	v.Action, v.State, v.Dir, v.Reason = Accept, st, d, r
+	v.Conn, v.L4State, v.Status, v.Expires = true, c.State, c.PublicStatus(), c.Expires
 }
 
 func (s *Shard) time() flow.Millis { return flow.Millis(s.now) }
 
 func direction(p *packet.Packet, c *flow.Conn) flow.Direction {
+	d := flow.Direction(c.Flip)
 	if p.Flipped {
-		return flow.Direction(c.Flip ^ 1)
+		d ^= 1
 	}
-	return flow.Direction(c.Flip)
+	return d
 }
 
 // related judges an ICMP error (nf_conntrack_inet_error): it neither counts nor
 // refreshes.
-func (s *Shard) related(p *packet.Packet) Verdict {
+func (s *Shard) related(p *packet.Packet, v *Verdict) {
 	i, ok := s.table.Find(&p.Key, p.Hash, s.time())
 	if !ok {
-		return invalid(flow.ReasonICMPErrorUnknown)
+		v.invalid(flow.ReasonICMPErrorUnknown)
+		return
 	}
 	if p.Misdirected {
-		return invalid(flow.ReasonICMPErrorAddress)
+		v.invalid(flow.ReasonICMPErrorAddress)
+		return
 	}
 	c := s.table.Conn(i)
-	return verdict(c, flow.Related, direction(p, c), flow.NoReason)
-}
-
-func verdict(c *flow.Conn, st flow.State, d flow.Direction, r flow.Reason) Verdict {
-	return Verdict{
-		Action: Accept, State: st, Dir: d, Reason: r,
-		Conn: true, L4State: c.State, Status: c.PublicStatus(), Expires: c.Expires,
-	}
+	v.belongs(c, flow.Related, direction(p, c), flow.NoReason)
 }
 
 // track judges a packet that names a connection (resolve_normal_ct and
 // nf_conntrack_handle_packet).
-func (s *Shard) track(p *packet.Packet) Verdict {
+func (s *Shard) track(p *packet.Packet, v *Verdict) {
 	i, ok := s.table.Find(&p.Key, p.Hash, s.time())
 	if !ok {
-		return s.begin(p)
+		s.begin(p, v)
+		return
 	}
 	c := s.table.Conn(i)
 	d := direction(p, c)
 	state := classify(c, d)
-	status, l4state := c.Status, c.State
+	status, l4state := c.PublicStatus(), c.State
 
 	r := s.cfg.L4.Packet(c, p, d, s.time())
 	switch r.Outcome {
 	case l4.Invalid:
-		return invalid(r.Reason)
+		v.invalid(r.Reason)
+		return
 	case l4.Shorten:
 		s.table.Refresh(i, s.in(r.Timeout), s.time())
-		return invalid(r.Reason)
+		v.invalid(r.Reason)
+		return
 	case l4.Reopen:
 		s.table.Remove(i, table.Closed)
-		return s.begin(p)
+		s.begin(p, v)
+		return
 	}
 	if d == flow.Reply {
 		c.Status |= flow.SeenReply
@@ -258,17 +266,23 @@ func (s *Shard) track(p *packet.Packet) Verdict {
 	case l4.Close:
 		s.table.Count(i, d, p.Len)
 		c.Expires = s.time()
-		v := verdict(c, state, d, r.Reason)
+		v.belongs(c, state, d, r.Reason)
 		s.table.Remove(i, table.Closed)
-		return v
+		return
 	}
-	if changed := c.Status ^ status; changed != 0 || c.State != l4state {
-		if changed&flow.Assured != 0 {
-			s.table.Protect(i)
-		}
-		s.observe(flow.EventUpdate, c)
+	if c.PublicStatus() != status || c.State != l4state {
+		s.changed(i, c, status)
 	}
-	return verdict(c, state, d, r.Reason)
+	v.belongs(c, state, d, r.Reason)
+}
+
+// changed follows a change of status or state of entry i, whose status was
+// before.
+func (s *Shard) changed(i uint32, c *flow.Conn, before flow.Status) {
+	if (c.Status^before)&flow.Assured != 0 {
+		s.table.Protect(i)
+	}
+	s.observe(flow.EventUpdate, c)
 }
 
 // classify is the end of resolve_normal_ct: what a packet in direction d of c
@@ -286,28 +300,31 @@ func classify(c *flow.Conn, d flow.Direction) flow.State {
 // begin judges the first packet of a connection (init_conntrack and
 // __nf_conntrack_confirm). The connection gets a place only if its tracker
 // accepts the packet, so that an INVALID packet never costs another its place.
-func (s *Shard) begin(p *packet.Packet) Verdict {
-	c := flow.Conn{Key: p.Key}
+func (s *Shard) begin(p *packet.Packet, v *Verdict) {
+	c := &s.fresh
+	*c = flow.Conn{Key: p.Key}
 	if p.Flipped {
 		c.Flip = 1
 	}
-	r := s.cfg.L4.New(&c, p, s.time())
+	r := s.cfg.L4.New(c, p, s.time())
 	if r.Outcome != l4.Accept {
-		return invalid(r.Reason)
+		v.invalid(r.Reason)
+		return
 	}
-	c.Expires = s.expiry(&c, r.Timeout)
+	c.Expires = s.expiry(c, r.Timeout)
 	c.Count(flow.Original, p.Len)
-	i, err := s.table.Insert(&c, p.Hash, s.time())
+	i, err := s.table.Insert(c, p.Hash, s.time())
 	if err != nil {
 		reason := flow.ReasonTableFull
 		if errors.Is(err, table.ErrProbes) {
 			reason = flow.ReasonProbeLimit
 		}
-		return Verdict{Action: Drop, State: flow.Invalid, Reason: reason}
+		*v = Verdict{Action: Drop, State: flow.Invalid, Reason: reason}
+		return
 	}
 	e := s.table.Conn(i)
 	s.observe(flow.EventNew, e)
-	return verdict(e, flow.New, flow.Original, r.Reason)
+	v.belongs(e, flow.New, flow.Original, r.Reason)
 }
 
 func (s *Shard) in(seconds uint32) flow.Millis {

@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/xdpct/xdpct/flow"
 )
 
 // arena is memory outside the Go heap. This file is the only one outside rx
@@ -45,9 +47,15 @@ func carve[T any](rest *[]byte, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), n)
 }
 
+// address returns where s begins. The arena does not move.
+func address[T any](s []T) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(s))) }
+
 func sizeOf[T any](n int) int {
 	var zero T
 	return (n*int(unsafe.Sizeof(zero)) + cacheLine - 1) &^ (cacheLine - 1)
 }
 
-const cacheLine = 64
+const (
+	cacheLine = 64
+	connSize  = unsafe.Sizeof(flow.Conn{})
+)

@@ -12,7 +12,7 @@ const (
 	// that a search of this length fails once in 10^19.
 	maxProbes = 32
 	// fill is the share of slots in use when the table is full, in percent.
-	fill = 80
+	fill = 72
 )
 
 // bucket is one cache line of the index. A tag of 0 marks a free slot.
@@ -81,30 +81,31 @@ const (
 // zeroBytes sets the top bit of each byte of x that is zero, exactly.
 func zeroBytes(x uint64) uint64 { return ^((x&low7 + low7) | x | low7) }
 
-// match returns the slots of b with the given tag as a bit set.
+// match returns the slots of b with the given tag.
 func (b *bucket) match(tag uint8) slotSet {
 	want := uint64(tag) * eachOne
 	a := zeroBytes(binary.LittleEndian.Uint64(b.tags[:8]) ^ want)
 	c := zeroBytes(uint64(binary.LittleEndian.Uint32(b.tags[8:])) ^ want&0xffffffff | 0xffffffff<<32)
-	return slotSet{a, c}
+	return slotSet(a>>7*gather>>56 | c>>7*gather>>56<<8)
 }
 
-// slotSet is a set of slots: the top bit of byte i stands for slot i, of a for
-// the first eight and of c for the last four.
-type slotSet struct{ a, c uint64 }
+// gather moves the lowest bit of each byte into the top byte, the first byte's
+// lowest: each of its bits shifts one byte into place.
+const gather = 0x0102040810204080
 
-func (s slotSet) empty() bool { return s.a|s.c == 0 }
+// slotSet is a set of slots, a bit each.
+type slotSet uint16
+
+func (s slotSet) empty() bool { return s == 0 }
+
+// first returns the lowest slot. Valid iff s is not empty.
+func (s slotSet) first() int { return bits.TrailingZeros16(uint16(s)) }
 
 // pop removes and returns the lowest slot. Valid iff s is not empty.
 func (s *slotSet) pop() int {
-	if s.a != 0 {
-		i := bits.TrailingZeros64(s.a) >> 3
-		s.a &= s.a - 1
-		return i
-	}
-	i := bits.TrailingZeros64(s.c) >> 3
-	s.c &= s.c - 1
-	return 8 + i
+	i := s.first()
+	*s &= *s - 1
+	return i
 }
 
 // place puts connection i into a free slot for hash and returns the number of

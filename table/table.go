@@ -27,6 +27,8 @@ const (
 type Table struct {
 	conns      []flow.Conn
 	buckets    []bucket
+	connBase   uintptr // where conns and buckets begin, to prefetch
+	bucketBase uintptr
 	wheel      *timerwheel.Wheel
 	arena      *arena
 	secret     *flow.Secret
@@ -72,6 +74,7 @@ func New(maxConns int, secret *flow.Secret, now int64, removed func(*flow.Conn, 
 		arena: a, secret: secret, removed: removed, probeLimit: min(maxProbes, nb),
 		now: now, free: none, queue: queue{none, none},
 	}
+	t.connBase, t.bucketBase = address(t.conns), address(t.buckets)
 	t.wheel = timerwheel.New(carve[timerwheel.Link](&rest, nl), maxConns, tickBefore(now))
 	return t, nil
 }
@@ -93,20 +96,6 @@ func (t *Table) Bytes() int { return len(t.arena.mem) }
 
 // Conn returns entry i. Valid until the connection is removed.
 func (t *Table) Conn(i uint32) *flow.Conn { return &t.conns[i] }
-
-// Touch reads the index bucket of hash and returns a value that depends on it.
-// Callers that go through a batch touch all of it first, so that the cache
-// misses overlap.
-func (t *Table) Touch(hash uint64) uint32 { return t.buckets[t.home(hash)].conns[0] }
-
-// TouchConn reads the entry that hash most likely stands for.
-func (t *Table) TouchConn(hash uint64) uint64 {
-	b := &t.buckets[t.home(hash)]
-	if m := b.match(tagOf(hash)); !m.empty() {
-		return uint64(t.conns[b.conns[m.pop()]].Expires)
-	}
-	return 0
-}
 
 // Find returns the entry with the given key, which must be canonical. An expired
 // connection is removed on sight.
