@@ -31,7 +31,7 @@ func BenchmarkEngine(b *testing.B) {
 		{Flows: 1_000_000, Proto: flow.UDP}, {Flows: 1_000_000, Proto: flow.TCP}, {Flows: 8_000_000, Proto: flow.UDP},
 	} {
 		b.Run(fmt.Sprintf("proto=%v/flows=%d", load.Proto, load.Flows), func(b *testing.B) {
-			load.Size, load.Batch, load.Duration = 60, 32, 1500*time.Millisecond
+			load.Size, load.Batch, load.Duration = 60, 64, 1500*time.Millisecond
 			for range b.N {
 				r, err := Engine(load)
 				if err != nil {

@@ -3,7 +3,7 @@ package table
 // MaxBatch is the most packets of a Batch.
 const MaxBatch = 64
 
-// Batch is the hashes of packets that are about to be looked up. Prefetching for
+// Batch is the hashes of packets that are about to be looked up. Fetching ahead for
 // a whole batch before judging it lets the cache misses overlap; it changes
 // nothing but time.
 type Batch struct {
@@ -15,16 +15,16 @@ type Batch struct {
 	lines [2 * MaxBatch]uintptr
 }
 
-// PrefetchBuckets asks for the home buckets of the first n packets.
+// PrefetchBuckets reads the home buckets of the first n packets.
 func (t *Table) PrefetchBuckets(b *Batch, n int) {
 	lines := (*[MaxBatch]uintptr)(b.lines[:MaxBatch])
 	for i, h := range b.Hash[:n] {
 		lines[i&(MaxBatch-1)] = t.bucketBase + uintptr(t.home(h))*cacheLine
 	}
-	prefetch(lines, n)
+	touch(lines, n)
 }
 
-// PrefetchConns asks for the entries that the first n packets most likely belong
+// PrefetchConns reads the entries that the first n packets most likely belong
 // to. Their buckets should be under way.
 func (t *Table) PrefetchConns(b *Batch, n int) {
 	k := 0
@@ -42,8 +42,8 @@ func (t *Table) PrefetchConns(b *Batch, n int) {
 			k++
 		}
 	}
-	prefetch((*[MaxBatch]uintptr)(b.lines[:MaxBatch]), min(k, MaxBatch))
+	touch((*[MaxBatch]uintptr)(b.lines[:MaxBatch]), min(k, MaxBatch))
 	if k > MaxBatch {
-		prefetch((*[MaxBatch]uintptr)(b.lines[MaxBatch:]), k-MaxBatch)
+		touch((*[MaxBatch]uintptr)(b.lines[MaxBatch:]), k-MaxBatch)
 	}
 }

@@ -8,8 +8,8 @@ import (
 const (
 	bucketSlots = 12
 	// maxProbes bounds the search for a connection or a free slot. At the
-	// highest fill a bucket is full with a probability of about a quarter, so
-	// that a search of this length fails once in 10^19.
+	// highest fill about every tenth bucket is full, so that a search of this
+	// length fails once in 10^30.
 	maxProbes = 32
 	// fill is the share of slots in use when the table is full, in percent.
 	fill = 72

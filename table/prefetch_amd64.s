@@ -1,7 +1,7 @@
 #include "textflag.h"
 
-// func prefetch(addrs *[MaxBatch]uintptr, n int)
-TEXT ·prefetch(SB), NOSPLIT, $0-16
+// func touch(addrs *[MaxBatch]uintptr, n int)
+TEXT ·touch(SB), NOSPLIT, $0-16
 	MOVQ addrs+0(FP), SI
 	MOVQ n+8(FP), CX
 	TESTQ CX, CX
@@ -9,7 +9,7 @@ TEXT ·prefetch(SB), NOSPLIT, $0-16
 
 next:
 	MOVQ (SI), AX
-	PREFETCHT0 (AX)
+	MOVBLZX (AX), BX
 	ADDQ $8, SI
 	DECQ CX
 	JNZ  next

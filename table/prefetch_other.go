@@ -2,5 +2,5 @@
 
 package table
 
-// prefetch does nothing: a batch is right without it, if slower.
-func prefetch(*[MaxBatch]uintptr, int) {}
+// touch does nothing: a batch is right without it, if slower.
+func touch(*[MaxBatch]uintptr, int) {}
