@@ -85,9 +85,13 @@ func (s *Stats) Total() shard.Stats {
 	for _, p := range s.Ports {
 		sum.Reasons[flow.ReasonXDPNoSocket] += p.Program.NoSocket
 		sum.Reasons[flow.ReasonFrameTooLarge] += p.Program.TooLarge
-		sum.Reasons[flow.ReasonXDPRedirect] += p.Queue.Drops.Rx_dropped + p.Queue.Drops.Rx_ring_full +
-			p.Queue.Drops.Rx_fill_ring_empty_descs
-		sum.Reasons[flow.ReasonTXError] += p.Queue.Drops.Tx_invalid_descs
+		d := p.Queue.Drops
+		// In copy mode the kernel counts a frame that met an empty fill ring twice.
+		empty := min(d.Rx_fill_ring_empty_descs, d.Rx_dropped)
+		sum.Reasons[flow.ReasonFillRingEmpty] += empty
+		sum.Reasons[flow.ReasonRXDropped] += d.Rx_dropped - empty
+		sum.Reasons[flow.ReasonRXRingFull] += d.Rx_ring_full
+		sum.Reasons[flow.ReasonTXError] += d.Tx_invalid_descs
 	}
 	return sum
 }

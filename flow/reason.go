@@ -68,8 +68,10 @@ const (
 
 	// Counted by the XDP program, before user space sees the frame.
 
-	ReasonXDPNoSocket // no AF_XDP socket serves the receive queue
-	ReasonXDPRedirect // the kernel could not hand the frame to the socket
+	ReasonXDPNoSocket   // no AF_XDP socket serves the receive queue
+	ReasonFillRingEmpty // no free chunk was there to receive into
+	ReasonRXRingFull    // the receive ring was full
+	ReasonRXDropped     // the kernel could not hand the frame to the socket for another reason
 
 	NumReasons // the number of reasons, NoReason included
 )
@@ -115,7 +117,9 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonTXError:          {"tx_error", "the kernel refused the frame"},
 	ReasonHandoverFull:     {"handover_full", "the ring to the owning shard is full"},
 	ReasonXDPNoSocket:      {"xdp_no_socket", "no AF_XDP socket serves the receive queue"},
-	ReasonXDPRedirect:      {"xdp_redirect", "the kernel could not hand the frame to the socket"},
+	ReasonFillRingEmpty:    {"fill_ring_empty", "no free chunk was there to receive into"},
+	ReasonRXRingFull:       {"rx_ring_full", "the receive ring was full"},
+	ReasonRXDropped:        {"rx_dropped", "the kernel could not hand the frame to the socket for another reason"},
 }
 
 // String returns the name of the counter, "" for NoReason.

@@ -129,8 +129,9 @@ func TestDemoLive(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, out.String())
 		}
 	}
-	// Whole stacks talk through it: nothing may be found wrong.
-	if bad := regexp.MustCompile(`(?m)^reason .*`).FindAllString(out.String(), -1); bad != nil {
+	// Whole stacks talk through it: no frame may be found wrong. (On a machine
+	// that is short of time frames may be lost in the kernel's rings.)
+	if bad := regexp.MustCompile(`(?m)^reason (frame|ip|l4|icmp|xdp|tcp_flags|tcp_header|fragment).*`).FindAllString(out.String(), -1); bad != nil {
 		t.Errorf("frames were found wrong: %q", bad)
 	}
 }
