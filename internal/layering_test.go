@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"nat":         {"flow", "packet"},
 	"perf":        {"flow", "packet", "l4", "table", "shard", "rx", "engine"},
 	"perf/netlab": {},
-	"cmd/xdpct":   {"flow", "packet", "shard", "rx", "rx/capture", "engine", "export", "control", "perf/netlab"},
+	"cmd/xdpct":   {"flow", "packet", "shard", "rx", "rx/capture", "engine", "export", "control", "perf", "perf/netlab"},
 
 	"internal":           {},
 	"internal/testenv":   {},

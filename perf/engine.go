@@ -18,10 +18,35 @@ type EngineLoad struct {
 	Flows    int        // connections, 1..16M
 	Proto    flow.Proto // flow.UDP or flow.TCP
 	IPv6     bool
-	Size     int // frame length in bytes, without its checksum, 60..1514
+	Size     int // frame length in bytes, without its checksum, up to 1514
 	Batch    int // packets judged at once, 1..64
 	Checksum bool
 	Duration time.Duration
+}
+
+// Validate checks the load; an error names what is out of range.
+func (l *EngineLoad) Validate() error {
+	least := etherLen + ipv4Len
+	if l.IPv6 {
+		least = etherLen + ipv6Len
+	}
+	switch l.Proto {
+	case flow.UDP:
+		least += 8
+	case flow.TCP:
+		least += 20
+	default:
+		return fmt.Errorf("protocol %v: must be udp or tcp", l.Proto)
+	}
+	switch {
+	case l.Flows < 1 || l.Flows > maxFlows:
+		return fmt.Errorf("%d flows: must be 1..%d", l.Flows, maxFlows)
+	case l.Batch < 1 || l.Batch > maxBatch:
+		return fmt.Errorf("batches of %d: must be 1..%d", l.Batch, maxBatch)
+	case l.Size < least || l.Size > 1514:
+		return fmt.Errorf("frames of %d bytes: must be %d..1514", l.Size, least)
+	}
+	return nil
 }
 
 // EngineResult is what an engine measurement found. Rates are medians of rounds.
@@ -43,12 +68,13 @@ const (
 	chunks    = 4096
 	chunkSize = 2048
 	maxBatch  = 64
+	maxFlows  = 16 << 20
 )
 
 // Engine measures one shard under a load.
 func Engine(load EngineLoad) (EngineResult, error) {
-	if load.Flows < 1 || load.Flows > 16<<20 || load.Batch < 1 || load.Batch > maxBatch {
-		return EngineResult{}, fmt.Errorf("%d flows in batches of %d: must be 1..16777216 and 1..%d", load.Flows, load.Batch, maxBatch)
+	if err := load.Validate(); err != nil {
+		return EngineResult{}, err
 	}
 	secret := flow.Secret{}
 	for i := range secret {
@@ -110,29 +136,23 @@ func (e *engineRun) setUp() {
 
 // judge runs the first n frames through the shard, as a worker does.
 func (e *engineRun) judge(n int) {
-	checks := packet.Checks{Transport: e.load.Checksum}
 	for at := 0; at < n; at += e.load.Batch {
-		k := min(e.load.Batch, n-at)
-		for i := range k {
-			p := &e.pkts[i]
-			p.Parse(e.frames[at+i][:e.lens[at+i]], e.lens[at+i], checks)
-			e.shard.Hash(p)
-		}
+		k := e.parse(at, n)
 		e.shard.Process(e.now, e.pkts[:k], e.out[:k])
 	}
 }
 
-// parse is the first half of judge alone.
-func (e *engineRun) parse(n int) {
+// parse parses and hashes a batch of the frames from at to n-1 and returns its
+// size.
+func (e *engineRun) parse(at, n int) int {
 	checks := packet.Checks{Transport: e.load.Checksum}
-	for at := 0; at < n; at += e.load.Batch {
-		k := min(e.load.Batch, n-at)
-		for i := range k {
-			p := &e.pkts[i]
-			p.Parse(e.frames[at+i][:e.lens[at+i]], e.lens[at+i], checks)
-			e.shard.Hash(p)
-		}
+	k := min(e.load.Batch, n-at)
+	for i := range k {
+		p := &e.pkts[i]
+		p.Parse(e.frames[at+i][:e.lens[at+i]], e.lens[at+i], checks)
+		e.shard.Hash(p)
 	}
+	return k
 }
 
 // measure alternates rounds of load and of limit.
@@ -150,7 +170,9 @@ func (e *engineRun) measure() EngineResult {
 		e.judge(chunks)
 		judge = append(judge, float64(time.Since(begin))/chunks)
 		begin = time.Now()
-		e.parse(chunks)
+		for at := 0; at < chunks; at += e.load.Batch {
+			e.parse(at, chunks)
+		}
 		parse = append(parse, float64(time.Since(begin))/chunks)
 		touch = append(touch, limit.round())
 	}

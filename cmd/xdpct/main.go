@@ -54,7 +54,7 @@ outside the kernel: AF_XDP sockets on every queue feed one lock-free shard a cor
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
-		runCommand(), replayCommand(), demoCommand(),
+		runCommand(), replayCommand(), demoCommand(), benchCommand(),
 		listCommand(), getCommand(), countCommand(), statsCommand(), eventsCommand(), flushCommand(),
 		settingsCommand(), versionCommand(),
 	)
