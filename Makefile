@@ -4,7 +4,7 @@ GO       ?= go
 LINT      = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 FUZZTIME ?= 60s
 
-.PHONY: build demo test lint race bench fuzz generate drift clean
+.PHONY: build demo test lint race bench fuzz pgo generate drift clean
 
 build: ## the program, as bin/xdpct
 	$(GO) build -o bin/xdpct ./cmd/xdpct
@@ -28,6 +28,9 @@ bench: ## one iteration of every benchmark
 fuzz: ## every fuzz target for FUZZTIME
 	$(GO) test ./packet -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./shard -run '^$$' -fuzz FuzzDatagrams -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
+
+pgo: ## the profile that guides the build of the program anew
+	$(GO) test ./perf -run '^$$' -bench Engine -benchtime 2x -cpuprofile cmd/xdpct/default.pgo -o /dev/null
 
 generate: ## the XDP object anew (needs clang, llvm-strip and libbpf-dev)
 	$(GO) generate ./rx

@@ -41,6 +41,8 @@ const (
 	LinkNull     LinkType = 0
 	LinkEthernet LinkType = 1
 	LinkPPP      LinkType = 9
+	linkRawBSD   LinkType = 12 // DLT_RAW as some writers have it
+	linkRawOpen  LinkType = 14 // DLT_RAW of OpenBSD
 	LinkRaw      LinkType = 101
 	LinkLoop     LinkType = 108
 	LinkSLL      LinkType = 113
@@ -84,7 +86,7 @@ func (f *Frame) linkHeader() (off int, typ packet.EtherType) {
 		return 2, pppProtocol(field(0))
 	case LinkNull, LinkLoop:
 		return 4, f.ipVersion(4)
-	case LinkRaw:
+	case LinkRaw, linkRawBSD, linkRawOpen:
 		return 0, f.ipVersion(0)
 	case LinkIPv4:
 		return 0, packet.EtherIPv4
