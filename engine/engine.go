@@ -178,6 +178,7 @@ func (e *Engine) makeWorkers(n int) error {
 	for _, w := range e.workers {
 		w.peers = e.workers
 	}
+	e.hub.workers = e.workers
 	return nil
 }
 

@@ -1,8 +1,8 @@
 package engine
 
 import (
-	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/xdpct/xdpct/flow"
@@ -11,8 +11,8 @@ import (
 // eventRing carries events off a worker. The worker counts what finds no room.
 type eventRing struct {
 	ring *spsc[flow.Event]
-	on   bool   // owned by the worker
-	lost uint64 // owned by the worker
+	on   atomic.Bool // somebody listens
+	lost atomic.Uint64
 }
 
 const (
@@ -23,11 +23,11 @@ const (
 
 // observe is called by the worker's shard.
 func (w *worker) observe(k flow.EventKind, c *flow.Conn) {
-	if !w.events.on {
+	if !w.events.on.Load() {
 		return
 	}
 	if !w.events.ring.push(flow.Event{Kind: k, Time: w.wall, Record: c.Record(flow.Millis(w.now))}) {
-		w.events.lost++
+		w.events.lost.Add(1)
 	}
 }
 
@@ -51,37 +51,32 @@ func (s *Subscription) Lost() uint64 {
 
 // hub hands the events of all workers to all subscribers.
 type hub struct {
-	mu   sync.Mutex
-	subs map[*Subscription]bool
+	workers []*worker
+	mu      sync.Mutex
+	subs    map[*Subscription]bool
 }
 
 // Subscribe starts a subscription. Close it.
-func (e *Engine) Subscribe(ctx context.Context) (*Subscription, error) {
+func (e *Engine) Subscribe() *Subscription {
 	s := &Subscription{C: make(chan flow.Event, eventQueueSize), hub: &e.hub}
-	e.hub.mu.Lock()
-	e.hub.subs[s] = true
-	e.hub.mu.Unlock()
-	if err := e.switchEvents(ctx, true); err != nil {
-		s.Close()
-		return nil, err
-	}
-	return s, nil
+	e.hub.change(func() { e.hub.subs[s] = true })
+	return s
 }
 
 // Close ends the subscription.
 func (s *Subscription) Close() {
-	s.hub.mu.Lock()
-	defer s.hub.mu.Unlock()
-	delete(s.hub.subs, s)
+	s.hub.change(func() { delete(s.hub.subs, s) })
 }
 
-func (e *Engine) switchEvents(ctx context.Context, on bool) error {
-	for _, w := range e.workers {
-		if err := e.ask(ctx, w, func(w *worker) bool { w.events.on = on; return true }); err != nil {
-			return err
-		}
+// change changes the subscribers and has the workers make events while there are
+// any.
+func (h *hub) change(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f()
+	for _, w := range h.workers {
+		w.events.on.Store(len(h.subs) > 0)
 	}
-	return nil
 }
 
 // distribute runs until the engine stops.
@@ -89,29 +84,23 @@ func (e *Engine) distribute() {
 	tick := time.NewTicker(eventInterval)
 	defer tick.Stop()
 	buf := make([]flow.Event, 256)
-	lost := make([]uint64, len(e.workers))
 	for {
 		select {
 		case <-e.stopped:
-			e.hub.mu.Lock()
-			for s := range e.hub.subs {
-				close(s.C)
-			}
-			clear(e.hub.subs)
-			e.hub.mu.Unlock()
+			e.hub.change(func() {
+				for s := range e.hub.subs {
+					close(s.C)
+				}
+				clear(e.hub.subs)
+			})
 			return
 		case <-tick.C:
 		}
-		e.hub.mu.Lock()
-		active := len(e.hub.subs) > 0
-		e.hub.mu.Unlock()
-		for i, w := range e.workers {
+		for _, w := range e.workers {
 			for n := w.events.ring.pop(buf); n > 0; n = w.events.ring.pop(buf) {
 				e.hub.deliver(buf[:n])
 			}
-			if active {
-				e.reportLost(w, &lost[i])
-			}
+			e.hub.deliverLoss(w.events.lost.Swap(0))
 		}
 	}
 }
@@ -130,20 +119,14 @@ func (h *hub) deliver(events []flow.Event) {
 	}
 }
 
-// reportLost tells every subscriber of events that a worker could not deliver.
-func (e *Engine) reportLost(w *worker, seen *uint64) {
-	var total uint64
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if err := e.ask(ctx, w, func(w *worker) bool { total = w.events.lost; return true }); err != nil {
+// deliverLoss tells every subscriber that a worker found no room for n events.
+func (h *hub) deliverLoss(n uint64) {
+	if n == 0 {
 		return
 	}
-	if n := total - *seen; n > 0 {
-		*seen = total
-		e.hub.mu.Lock()
-		for s := range e.hub.subs {
-			s.lost += n
-		}
-		e.hub.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.subs {
+		s.lost += n
 	}
 }

@@ -72,7 +72,7 @@ func (r *Replay) Frame(f *capture.Frame) (*packet.Packet, shard.Verdict) {
 	s := r.shards[shard.Owner(p.Hash, len(r.shards))]
 	for !s.Tick(r.now) {
 	}
-	s.Process(r.now, r.pkt[:], r.out[:])
+	s.Process(r.pkt[:], r.out[:])
 	return p, r.out[0]
 }
 
@@ -113,13 +113,4 @@ func (r *Replay) Records() []flow.Record {
 	}
 	slices.SortFunc(all, func(a, b flow.Record) int { return a.Orig.Compare(&b.Orig) })
 	return all
-}
-
-// Stats returns the counters of all shards together.
-func (r *Replay) Stats() shard.Stats {
-	var sum shard.Stats
-	for _, s := range r.shards {
-		sum.Add(s.Stats())
-	}
-	return sum
 }

@@ -196,7 +196,7 @@ func (w *worker) judge(n int) {
 	if n == 0 {
 		return
 	}
-	w.shard.Process(w.now, w.pkts[:n], w.verdicts[:n])
+	w.shard.Process(w.pkts[:n], w.verdicts[:n])
 	for i := range n {
 		h := w.from[i]
 		if w.mode == Tap || w.verdicts[i].Action != shard.Accept {

@@ -10,7 +10,6 @@ import (
 type Format struct {
 	Extended bool // -o extended: begin with the layer 3 protocol
 	Counters bool // packets= and bytes=, as the kernel does with nf_conntrack_acct=1
-	ID       bool // -o id
 }
 
 // AppendFlow appends the line of `conntrack -L` for r, without a newline.
@@ -69,9 +68,6 @@ func (f Format) appendRecord(b []byte, r *flow.Record, listed bool) []byte {
 	}
 	if listed {
 		b = append(b, "use=1 "...)
-	}
-	if f.ID {
-		b = number(b, "id=", uint64(r.ID))
 	}
 	return b[:len(b)-1]
 }

@@ -10,7 +10,6 @@ type Record struct {
 	Timeout  uint32
 	Counters [2]Counters // by direction
 	Mark     Mark
-	ID       uint32
 }
 
 // Record takes a snapshot of c at the given time.

@@ -98,7 +98,7 @@ func Engine(load EngineLoad) (EngineResult, error) {
 	if s.Len() != load.Flows {
 		return EngineResult{}, fmt.Errorf("%d of %d connections set up", s.Len(), load.Flows)
 	}
-	return e.measure(), nil
+	return e.measure()
 }
 
 type engineRun struct {
@@ -138,7 +138,8 @@ func (e *engineRun) setUp() {
 func (e *engineRun) judge(n int) {
 	for at := 0; at < n; at += e.load.Batch {
 		k := e.parse(at, n)
-		e.shard.Process(e.now, e.pkts[:k], e.out[:k])
+		e.shard.Tick(e.now)
+		e.shard.Process(e.pkts[:k], e.out[:k])
 	}
 }
 
@@ -156,8 +157,12 @@ func (e *engineRun) parse(at, n int) int {
 }
 
 // measure alternates rounds of load and of limit.
-func (e *engineRun) measure() EngineResult {
-	limit := newLimit(e.load.Flows)
+func (e *engineRun) measure() (EngineResult, error) {
+	limit, err := newLimit(e.load.Flows)
+	if err != nil {
+		return EngineResult{}, err
+	}
+	defer limit.close()
 	var judge, parse, touch []float64
 	before := e.shard.Stats()
 	deadline := time.Now().Add(e.load.Duration)
@@ -185,7 +190,7 @@ func (e *engineRun) measure() EngineResult {
 		BytesPerFlow: float64(e.shard.Bytes()) / float64(e.load.Flows),
 		Packets:      after.Packets - before.Packets,
 		Invalid:      after.States[flow.Invalid] - before.States[flow.Invalid],
-	}
+	}, nil
 }
 
 func median(v []float64) float64 {

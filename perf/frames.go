@@ -105,7 +105,7 @@ func (g *generator) address(f []byte, n, dir int) {
 		add(l4[6:], uint16(seq))
 		add(l4[8:], uint16(ack>>16))
 		add(l4[10:], uint16(ack))
-		c.seq[dir] += uint32(len(f) - (len(f) - len(l4)) - 20)
+		c.seq[dir] += uint32(len(l4) - 20)
 	}
 	if !g.v6 {
 		adjust(ip[10:], ipDelta)

@@ -10,6 +10,7 @@ import (
 // limit touches memory of the size that a table of so many connections has, in
 // the pattern of a packet, and nothing else.
 type limit struct {
+	maps  []*rx.UMEM // any memory in huge pages would do
 	mem   [3][]byte
 	lines [3]int
 	at    [chunks][3]uint32
@@ -18,15 +19,29 @@ type limit struct {
 
 const line = 64
 
-func newLimit(flows int) *limit {
+func newLimit(flows int) (*limit, error) {
 	l := &limit{}
 	sizes := [3]int{chunks * chunkSize, max(flows*7, 4096), max(flows*128, 4096)}
 	for i, size := range sizes {
-		l.mem[i] = hugeMemory(size)
+		u, err := rx.NewUMEM((size+rx.MinChunk-1)/rx.MinChunk, rx.MinChunk)
+		if err != nil {
+			l.close()
+			return nil, err
+		}
+		l.maps, l.mem[i] = append(l.maps, u), u.Memory()
+		for at := 0; at < len(l.mem[i]); at += line {
+			l.mem[i][at] = 1
+		}
 		l.lines[i] = size / line
 	}
 	l.lines[2] /= 2 // entries of two lines
-	return l
+	return l, nil
+}
+
+func (l *limit) close() {
+	for _, u := range l.maps {
+		_ = u.Close()
+	}
 }
 
 // round touches the lines of `chunks` packets and returns the nanoseconds a packet.
@@ -49,17 +64,4 @@ func (l *limit) round() float64 {
 	took := time.Since(begin)
 	l.sink = sink
 	return float64(took) / chunks
-}
-
-func hugeMemory(size int) []byte {
-	n := (size + rx.MinChunk - 1) / rx.MinChunk
-	u, err := rx.NewUMEM(n, rx.MinChunk)
-	if err != nil {
-		return make([]byte, size)
-	}
-	b := u.Memory()
-	for i := 0; i < len(b); i += line {
-		b[i] = 1
-	}
-	return b
 }

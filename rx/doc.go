@@ -16,8 +16,8 @@
 // A chunk belongs to exactly one of: the user, the kernel (between Fill and
 // Receive, or between Transmit and Complete). Who receives a frame owns its
 // chunk and must give it to Fill or Transmit in the end. A Pool keeps the free
-// chunks of one core and knows which Queue holds which others, so that those of
-// a Queue that died can be had back.
+// chunks of one core. Those in the rings of a Queue whose interface is gone are
+// had back by Abandon.
 //
 // # Errors
 //

@@ -1,7 +1,6 @@
 package rx
 
-// Pool keeps the free chunks of one core and remembers which Queue was given
-// which others. It belongs to one goroutine.
+// Pool keeps the free chunks of one core. It belongs to one goroutine.
 type Pool struct {
 	umem   *UMEM
 	free   []uint64

@@ -226,10 +226,7 @@ func (q *Queue) Kick() {
 		case unix.ENETDOWN:
 			q.Stats.TXDown++
 			return
-		case unix.ENXIO, unix.ENODEV, unix.EBADF:
-			q.Stats.TXErrors++
-			return // the supervisor finds out whether the interface is gone
-		default:
+		default: // whether the interface is gone, the owner finds out
 			q.Stats.TXErrors++
 			return
 		}

@@ -55,7 +55,8 @@ func (t *traffic) offer(s *Shard, now int64, first, last int, reply bool) (dropp
 		for i := range k {
 			t.set(s, i, n+i, reply)
 		}
-		s.Process(now, t.pkts[:k], t.out[:k])
+		s.Tick(now)
+		s.Process(t.pkts[:k], t.out[:k])
 		for i := range k {
 			if t.out[i].Action == Drop {
 				dropped++
@@ -139,7 +140,8 @@ func BenchmarkMassExpiry(b *testing.B) {
 		var took []time.Duration
 		for us := int64(29_900_000); s.Len() > 64 || us < 32_000_000; us += 50 { // a batch each 50 us: 1.28 Mpps
 			begin := time.Now()
-			s.Process(us/1000, t.pkts[:], t.out[:])
+			s.Tick(us / 1000)
+			s.Process(t.pkts[:], t.out[:])
 			took = append(took, time.Since(begin))
 			if us > 60_000_000 {
 				b.Fatalf("%d connections are still there", s.Len())
@@ -173,7 +175,7 @@ func BenchmarkProcess(b *testing.B) {
 					t.set(s, k, n, false)
 				}
 				b.StartTimer()
-				s.Process(1, t.pkts[:], t.out[:])
+				s.Process(t.pkts[:], t.out[:])
 			}
 		})
 	}

@@ -1,12 +1,13 @@
 // Package shard is one core's pipeline: parsed packets go in, verdicts come
 // out, and all state belongs to the Shard alone.
 //
-// A Shard is deterministic. Time comes in with each batch, randomness is the
+// A Shard is deterministic. Time comes in with each Tick, randomness is the
 // secret that it was made with, and nothing else reaches it: the same
 // configuration, secret, times and frames give the same verdicts and events.
 // That is what makes captures replayable and one shard comparable with four.
 //
-//	Process(now, packets) ─▶ reap ▸ prefetch buckets ▸ prefetch entries ▸ judge each
+//	Tick(now)             ─▶ reap
+//	Process(packets)      ─▶ prefetch buckets ▸ prefetch entries ▸ judge each
 //	                                                                 │
 //	             malformed ▸ invalid ▸ untracked ▸ related ▸ known ▸ new
 //

@@ -94,7 +94,7 @@ func (s *Shard) Hash(p *packet.Packet) { p.Hash = p.Key.Hash(&s.cfg.Secret) }
 // Stats returns the counters.
 func (s *Shard) Stats() Stats {
 	st := s.stats
-	st.Table, st.Conns = s.table.Stats, s.table.Len()
+	st.Table, st.Conns, st.MaxConns = s.table.Stats, s.table.Len(), s.table.Max()
 	return st
 }
 
@@ -130,11 +130,9 @@ func (s *Shard) Tick(now int64) bool {
 	return s.table.Advance(s.now, reapBudget)
 }
 
-// Process judges a batch of parsed and hashed packets at the time now, in
-// milliseconds, and writes a verdict for each. len(out) must be at least
-// len(pkts).
-func (s *Shard) Process(now int64, pkts []packet.Packet, out []Verdict) {
-	s.Tick(now)
+// Process judges a batch of parsed and hashed packets at the time of the last
+// Tick and writes a verdict for each. len(out) must be at least len(pkts).
+func (s *Shard) Process(pkts []packet.Packet, out []Verdict) {
 	s.prefetch(pkts)
 	out = out[:len(pkts)]
 	for i := range pkts {

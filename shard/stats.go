@@ -13,7 +13,8 @@ type Stats struct {
 	Dropped uint64                     // packets with Action Drop
 	Reasons [flow.NumReasons]uint64    // packets by reason
 	Table   table.Stats
-	Conns   int // connections now
+	// Conns is the number of connections now, MaxConns the room for them.
+	Conns, MaxConns int
 }
 
 // Add adds the counters of o.
@@ -29,4 +30,5 @@ func (s *Stats) Add(o Stats) {
 	}
 	s.Table.Add(o.Table)
 	s.Conns += o.Conns
+	s.MaxConns += o.MaxConns
 }

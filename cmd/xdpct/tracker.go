@@ -15,10 +15,7 @@ type tracker struct{ *engine.Engine }
 
 // Events implements control.Tracker.
 func (t tracker) Events(ctx context.Context, emit func(*flow.Event, uint64) error) error {
-	sub, err := t.Subscribe(ctx)
-	if err != nil {
-		return err
-	}
+	sub := t.Subscribe()
 	defer sub.Close()
 	const quiet = 100 * time.Millisecond
 	idle := time.NewTimer(quiet)
@@ -55,10 +52,9 @@ func (t tracker) Stats(ctx context.Context) (export.Stats, error) {
 		return export.Stats{}, err
 	}
 	out := export.Stats{States: map[string]uint64{}, Reasons: map[string]uint64{}}
-	per := t.Settings().Max / len(st.Workers)
 	for i, w := range st.Workers {
 		s := shardStats(i, w.Shard)
-		s.Max, s.HandedOver = uint64(per), w.Loop.HandedOver
+		s.HandedOver = w.Loop.HandedOver
 		out.Shards = append(out.Shards, s)
 	}
 	for _, p := range st.Ports {
@@ -82,7 +78,7 @@ func shardStats(i int, s shard.Stats) export.ShardStats {
 		Drop: r[flow.ReasonTableFull], EarlyDrop: s.Table.Evicted,
 		Error: r[flow.ReasonICMPErrorQuote] + r[flow.ReasonICMPErrorUnknown] +
 			r[flow.ReasonICMPErrorAddress] + r[flow.ReasonICMPRedirect],
-		Packets: s.Packets, Bytes: s.Bytes, Entries: uint64(s.Conns), Expired: s.Table.Expired,
+		Packets: s.Packets, Bytes: s.Bytes, Entries: uint64(s.Conns), Max: uint64(s.MaxConns), Expired: s.Table.Expired,
 	}
 }
 

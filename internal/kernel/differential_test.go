@@ -195,7 +195,8 @@ func runBoth(t *testing.T, o *Oracle, cfg l4.Config, steps []dialogue.Step) *dif
 		}
 		pkt[0].ParseFrom(s.Datagram, len(s.Datagram), 0, typ, packet.Checks{Transport: true})
 		sh.Hash(&pkt[0])
-		sh.Process(clock(), pkt[:], out[:])
+		sh.Tick(clock())
+		sh.Process(pkt[:], out[:])
 		if what := differ(want, forwarded, out[0]); what != "" {
 			return &difference{i, what}
 		}

@@ -6,10 +6,7 @@
 // are dropped when they are looked at.
 package reference
 
-import (
-	"fmt"
-	"net/netip"
-)
+import "net/netip"
 
 // Verdict is what the tracker says of a datagram.
 type Verdict struct {
@@ -154,6 +151,9 @@ func (t *Tracker) Datagram(now int64, d []byte) Verdict {
 	if out.what != "keep" {
 		c.count(reply, p.length)
 	}
+	if out.what == "close" {
+		c.expires = now // it has no life left
+	}
 	v := c.verdict(state, reply)
 	if out.what == "close" {
 		t.remove(c)
@@ -227,8 +227,4 @@ func (t tuple) inverse() (tuple, bool) {
 		return u, ok
 	}
 	return u, true
-}
-
-func (t tuple) String() string {
-	return fmt.Sprintf("proto %d %v:%d > %v:%d", t.proto, t.src, t.a, t.dst, t.b)
 }
