@@ -41,12 +41,12 @@ type Server struct {
 func NewServer(t Tracker, format export.Format) *Server {
 	s := &Server{tracker: t, format: format}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/flows", s.flows)
-	mux.HandleFunc("GET /v1/flow", s.flow)
-	mux.HandleFunc("GET /v1/events", s.events)
-	mux.HandleFunc("GET /v1/count", s.count)
-	mux.HandleFunc("GET /v1/stats", s.stats)
-	mux.HandleFunc("POST /v1/flush", s.flush)
+	mux.HandleFunc("GET /v1/flows", handle(s.flows))
+	mux.HandleFunc("GET /v1/flow", handle(s.flow))
+	mux.HandleFunc("GET /v1/events", handle(s.events))
+	mux.HandleFunc("GET /v1/count", handle(s.count))
+	mux.HandleFunc("GET /v1/stats", handle(s.stats))
+	mux.HandleFunc("POST /v1/flush", handle(s.flush))
 	s.http = http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 1 << 14,
 	}
@@ -81,7 +81,7 @@ func (s *Server) Close() error { return s.http.Close() }
 // lines is a response of one line a record.
 type lines struct {
 	w      *bufio.Writer
-	flush  func()
+	http   *http.ResponseController
 	json   bool
 	format export.Format
 	buf    []byte
@@ -89,21 +89,21 @@ type lines struct {
 }
 
 func (s *Server) lines(w http.ResponseWriter, r *http.Request) (*lines, error) {
-	l := &lines{w: bufio.NewWriterSize(w, 1<<16), format: s.format, flush: func() {}}
+	l := &lines{w: bufio.NewWriterSize(w, 1<<16), http: http.NewResponseController(w), format: s.format}
 	switch f := r.FormValue("format"); f {
 	case "", "text":
 	case "json":
 		l.json = true
 		l.enc = json.NewEncoder(l.w)
 	default:
-		return nil, fmt.Errorf("format %q is neither text nor json", f)
+		return nil, badRequest{fmt.Errorf("format %q is neither text nor json", f)}
 	}
 	l.format.Extended = r.FormValue("extended") == "1"
-	if f, ok := w.(http.Flusher); ok {
-		l.flush = f.Flush
-	}
 	return l, nil
 }
+
+// flush sends what there is.
+func (l *lines) flush() error { return errors.Join(l.w.Flush(), l.http.Flush()) }
 
 func (l *lines) record(r *flow.Record) error {
 	if l.json {
@@ -123,102 +123,127 @@ func (l *lines) event(e *flow.Event) error {
 	return err
 }
 
-func (s *Server) flows(w http.ResponseWriter, r *http.Request) {
+func (s *Server) flows(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseFilter(r)
 	if err != nil {
-		fail(w, http.StatusBadRequest, err)
-		return
+		return badRequest{err}
 	}
 	l, err := s.lines(w, r)
 	if err != nil {
-		fail(w, http.StatusBadRequest, err)
-		return
+		return err
 	}
 	if err := s.tracker.List(r.Context(), f, l.record); err != nil {
-		fail(w, http.StatusInternalServerError, err)
-		return
+		return err
 	}
-	_ = l.w.Flush()
+	return l.flush()
 }
 
-func (s *Server) flow(w http.ResponseWriter, r *http.Request) {
+func (s *Server) flow(w http.ResponseWriter, r *http.Request) error {
 	t, err := parseTuple(r)
 	if err != nil {
-		fail(w, http.StatusBadRequest, err)
-		return
+		return badRequest{err}
 	}
 	l, err := s.lines(w, r)
 	if err != nil {
-		fail(w, http.StatusBadRequest, err)
-		return
+		return err
 	}
 	rec, ok, err := s.tracker.Get(r.Context(), t)
-	switch {
-	case err != nil:
-		fail(w, http.StatusInternalServerError, err)
-	case !ok:
-		fail(w, http.StatusNotFound, errors.New("no such connection"))
-	default:
-		_ = l.record(&rec)
-		_ = l.w.Flush()
+	if err != nil {
+		return err
 	}
+	if !ok {
+		return ErrNotFound
+	}
+	return errors.Join(l.record(&rec), l.flush())
 }
 
-func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	l, err := s.lines(w, r)
 	if err != nil {
-		fail(w, http.StatusBadRequest, err)
-		return
+		return err
 	}
-	w.WriteHeader(http.StatusOK)
-	l.flush()
-	_ = s.tracker.Events(r.Context(), func(e *flow.Event, lost uint64) error {
+	if err := l.flush(); err != nil {
+		return err
+	}
+	return s.tracker.Events(r.Context(), func(e *flow.Event, lost uint64) error {
 		if lost > 0 {
 			fmt.Fprintf(l.w, "!lost %d\n", lost)
 		}
 		if e != nil {
 			return l.event(e)
 		}
-		err := l.w.Flush()
-		l.flush()
-		return err
+		return l.flush()
 	})
 }
 
-func (s *Server) count(w http.ResponseWriter, r *http.Request) {
+func (s *Server) count(w http.ResponseWriter, r *http.Request) error {
 	n, err := s.tracker.Count(r.Context())
 	if err != nil {
-		fail(w, http.StatusInternalServerError, err)
-		return
+		return err
 	}
-	fmt.Fprintln(w, n)
+	_, err = fmt.Fprintln(w, n)
+	return err
 }
 
-func (s *Server) stats(w http.ResponseWriter, r *http.Request) {
+func (s *Server) stats(w http.ResponseWriter, r *http.Request) error {
 	st, err := s.tracker.Stats(r.Context())
 	if err != nil {
-		fail(w, http.StatusInternalServerError, err)
-		return
+		return err
 	}
-	_ = json.NewEncoder(w).Encode(st)
+	return json.NewEncoder(w).Encode(st)
 }
 
-func (s *Server) flush(w http.ResponseWriter, r *http.Request) {
+func (s *Server) flush(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseFilter(r)
 	if err != nil {
-		fail(w, http.StatusBadRequest, err)
-		return
+		return badRequest{err}
 	}
 	n, err := s.tracker.Flush(r.Context(), f)
 	if err != nil {
-		fail(w, http.StatusInternalServerError, err)
-		return
+		return err
 	}
-	fmt.Fprintln(w, n)
+	_, err = fmt.Fprintln(w, n)
+	return err
 }
 
-func fail(w http.ResponseWriter, code int, err error) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(code)
-	_, _ = io.WriteString(w, err.Error()+"\n")
+// badRequest is an error in what the client asked for.
+type badRequest struct{ error }
+
+// answer knows whether any of an answer has been sent.
+type answer struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (a *answer) Write(b []byte) (int, error) {
+	a.begun = true
+	return a.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// handle turns the error of a handler into a status, or, if the answer has begun,
+// breaks it off, so that the client does not take a part for the whole.
+func handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		a := &answer{ResponseWriter: w}
+		err := h(a, r)
+		if err == nil || r.Context().Err() != nil { // done, or nobody is there any more
+			return
+		}
+		if a.begun {
+			panic(http.ErrAbortHandler)
+		}
+		code := http.StatusInternalServerError
+		switch {
+		case errors.As(err, new(badRequest)):
+			code = http.StatusBadRequest
+		case errors.Is(err, ErrNotFound):
+			code = http.StatusNotFound
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.WriteHeader(code)
+		_, _ = io.WriteString(w, err.Error()+"\n")
+	}
 }

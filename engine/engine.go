@@ -71,12 +71,7 @@ func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
 	if err := e.makeWorkers(n); err != nil {
 		return e, err
 	}
-	for _, p := range e.ports {
-		if err := e.openPort(p); err != nil {
-			return e, fmt.Errorf("interface %s: %w", p.ifi.Name, err)
-		}
-	}
-	return e, nil
+	return e, e.openPorts()
 }
 
 func (e *Engine) newSecret() error {

@@ -153,3 +153,35 @@ func TestStopLeavesNothing(t *testing.T) {
 		t.Errorf("%d goroutines, %d before", n, goroutines)
 	}
 }
+
+// TestPortsReopen closes and opens the ports of an engine that has not started,
+// as it does where zero copy is not to be had on every port: no chunk is lost.
+func TestPortsReopen(t *testing.T) {
+	w := newWire(t, 2, nil)
+	if err := w.e.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	var e *Engine
+	if err := w.box.Do(func() (err error) {
+		if e, err = Open(w.e.cfg, w.e.log); err != nil {
+			return err
+		}
+		e.cfg.ForceCopy = true
+		if err := e.closePorts(); err != nil {
+			return err
+		}
+		for _, k := range e.workers {
+			if got, want := k.pool.Free(), chunksPerPort*len(e.ports); got != want {
+				t.Errorf("worker %d has %d free chunks, want %d", k.id, got, want)
+			}
+		}
+		return e.openPorts()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	e.Start()
+	w.e = e // which the test's end stops
+	if !w.try(t, 100) {
+		t.Error("the bridge does not pass")
+	}
+}

@@ -27,6 +27,38 @@ type port struct {
 // txBudget is how many frames one system call may send in copy mode.
 const txBudget = 128
 
+// openPorts opens all ports. The workers must not run yet.
+func (e *Engine) openPorts() error {
+	for i, p := range e.ports {
+		err := e.openPort(p)
+		if err == nil {
+			continue
+		}
+		if i > 0 && !e.cfg.ForceCopy && e.ports[0].queues[0].ZeroCopy() {
+			// Queues that share a UMEM share the mode of the first one.
+			e.log.Warn("zero copy is not to be had on every port, so frames are copied", "interface", p.ifi.Name, "error", err)
+			e.cfg.ForceCopy = true
+			return errors.Join(e.closePorts(), e.openPorts())
+		}
+		return fmt.Errorf("interface %s: %w", p.ifi.Name, err)
+	}
+	return nil
+}
+
+// closePorts undoes openPorts, also if that got only part of the way.
+func (e *Engine) closePorts() (err error) {
+	for at, p := range e.ports {
+		err = errors.Join(err, p.detach())
+		for i, q := range p.queues {
+			w := e.workers[i]
+			w.ports[at].queue = nil
+			err = errors.Join(err, q.Abandon(w.pool.Put))
+		}
+		p.queues = nil
+	}
+	return err
+}
+
 // openPort opens the queues of p and attaches its program. The workers must not
 // run yet.
 func (e *Engine) openPort(p *port) error {

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Interface is what there is to know of a network interface before opening it.
@@ -31,39 +31,23 @@ func LookupInterface(name string) (Interface, error) {
 		return Interface{}, fmt.Errorf("interface %q: %w", name, err)
 	}
 	a := link.Attrs()
-	return Interface{
-		Name: name, Index: a.Index, MTU: a.MTU,
-		Queues:  receiveQueues(name, a.NumRxQueues),
-		Partial: partialChecksums(name, link.Type()),
-	}, nil
-}
-
-// receiveQueues asks the driver; those that do not answer use all they have.
-func receiveQueues(name string, configured int) int {
-	ch := ethtoolChannels{cmd: unix.ETHTOOL_GCHANNELS}
-	if err := ethtool(name, &ch); err == nil && ch.rx+ch.combined > 0 {
-		return int(ch.rx + ch.combined)
+	ifi := Interface{Name: name, Index: a.Index, MTU: a.MTU, Queues: max(a.NumRxQueues, 1)}
+	driver := ""
+	if e, err := ethtool.NewEthtool(); err == nil {
+		defer e.Close()
+		// A driver that does not answer uses all the queues that it has.
+		if ch, err := e.GetChannels(name); err == nil && ch.RxCount+ch.CombinedCount > 0 {
+			ifi.Queues = int(ch.RxCount + ch.CombinedCount)
+		}
+		driver, _ = e.DriverName(name)
 	}
-	return max(configured, 1)
-}
-
-func partialChecksums(name, kind string) bool {
-	switch kind {
+	switch link.Type() {
 	case "veth", "tun", "tuntap":
-		return true
+		ifi.Partial = true
+	default:
+		ifi.Partial = driver == "virtio_net"
 	}
-	info := ethtoolDriver{cmd: unix.ETHTOOL_GDRVINFO}
-	if err := ethtool(name, &info); err != nil {
-		return false
-	}
-	return unix.ByteSliceToString(info.driver[:]) == "virtio_net"
-}
-
-// ethtoolDriver is struct ethtool_drvinfo.
-type ethtoolDriver struct {
-	cmd    uint32
-	driver [32]byte
-	_      [160]byte
+	return ifi, nil
 }
 
 // FrameLen returns the longest frame of the interface: the MTU, an Ethernet

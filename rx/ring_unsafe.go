@@ -109,34 +109,6 @@ func getsockopt[T any](fd, opt int, v *T) error {
 	return nil
 }
 
-// ethtoolChannels is struct ethtool_channels.
-type ethtoolChannels struct {
-	cmd         uint32
-	_           [4]uint32 // the maxima
-	rx, _       uint32
-	_, combined uint32
-}
-
-// ethtool makes an ethtool request about an interface in the current namespace.
-func ethtool[T any](ifname string, req *T) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	var ifr struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte
-	}
-	copy(ifr.name[:unix.IFNAMSIZ-1], ifname)
-	ifr.data = unsafe.Pointer(req)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&ifr))); errno != 0 {
-		return errno
-	}
-	return nil
-}
-
 // untaken visits the entries of a producer that the kernel has not taken.
 func (r *ring[T]) untaken(visit func(T)) {
 	for i := atomic.LoadUint32(r.consumer); i != r.head; i++ {

@@ -27,6 +27,25 @@ func (o *clientOptions) socketFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.control, "control", engine.DefaultControl, "the control `SOCKET` of the running xdpct")
 }
 
+// jsonFlag is for commands whose answer is one object.
+func (o *clientOptions) jsonFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+}
+
+// number makes a request that is answered with a number and prints that, as JSON
+// under the given name or with text.
+func (o *clientOptions) number(cmd *cobra.Command, method, path string, q url.Values, name string, text func(n int)) error {
+	n, err := control.NewClient(o.control).Number(cmd.Context(), method, path, q)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]int{name: n})
+	}
+	text(n)
+	return nil
+}
+
 func (o *clientOptions) formatFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON, an object a line")
 	cmd.Flags().BoolVarP(&o.extended, "extended", "e", false, "begin lines with the layer 3 protocol, as conntrack -o extended")
@@ -146,19 +165,13 @@ func countCommand() *cobra.Command {
 		Example: "  xdpct count",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			n, err := control.NewClient(o.control).Number(cmd.Context(), http.MethodGet, "/v1/count", nil)
-			if err != nil {
-				return err
-			}
-			if o.json {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]int{"count": n})
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), n)
-			return err
+			return o.number(cmd, http.MethodGet, "/v1/count", nil, "count", func(n int) {
+				fmt.Fprintln(cmd.OutOrStdout(), n)
+			})
 		},
 	}
 	o.socketFlag(cmd)
-	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	o.jsonFlag(cmd)
 	return cmd
 }
 
@@ -184,7 +197,7 @@ INVALID or was ignored.`,
 		},
 	}
 	o.socketFlag(cmd)
-	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	o.jsonFlag(cmd)
 	return cmd
 }
 
@@ -235,19 +248,13 @@ func flushCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			n, err := control.NewClient(o.control).Number(cmd.Context(), http.MethodPost, "/v1/flush", q)
-			if err != nil {
-				return err
-			}
-			if o.json {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]int{"flushed": n})
-			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "xdpct %s: %d flow entries have been deleted.\n", version(), n)
-			return nil
+			return o.number(cmd, http.MethodPost, "/v1/flush", q, "flushed", func(n int) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "xdpct %s: %d flow entries have been deleted.\n", version(), n)
+			})
 		},
 	}
 	o.socketFlag(cmd)
 	o.filterFlags(cmd)
-	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	o.jsonFlag(cmd)
 	return cmd
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -168,6 +169,20 @@ func (p *Port) up() error {
 		return fmt.Errorf("%s: %w", p.Name, err)
 	}
 	return nil
+}
+
+// disableOffload leaves checksums and segmentation to the stack. It acts in the
+// namespace of the thread.
+func disableOffload(ifname string) error {
+	e, err := ethtool.NewEthtool()
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	return e.Change(ifname, map[string]bool{
+		"tx-checksum-ip-generic": false, "tx-checksum-sctp": false, "tx-generic-segmentation": false,
+		"tx-tcp-segmentation": false, "tx-tcp6-segmentation": false,
+	})
 }
 
 // Link returns the link of the given name in the namespace.
