@@ -79,7 +79,6 @@ type LoopStats struct {
 	Busy       uint64 // turns that found frames
 	Sleeps     uint64
 	HandedOver uint64 // frames given to another worker
-	BadDescs   uint64 // descriptors that do not lie in the UMEM
 }
 
 // run is the thread of the worker. It ends when a request says so.
@@ -164,8 +163,7 @@ func (w *worker) takeHandovers() (frames int) {
 func (w *worker) admit(h handed, k int, mine bool) bool {
 	frame := w.umem.Frame(h.desc)
 	if frame == nil {
-		w.loop.BadDescs++
-		w.release(h.desc.Addr)
+		w.drop(flow.ReasonBadDescriptor, h.desc.Addr)
 		return false
 	}
 	p := &w.pkts[k]

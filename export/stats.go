@@ -30,6 +30,10 @@ type ShardStats struct {
 	Max        uint64 `json:"max"`
 	Expired    uint64 `json:"expired"`
 	HandedOver uint64 `json:"handed_over"` // frames received for another shard
+	MaxProbes  uint64 `json:"max_probes"`  // most index buckets that a new connection had to look at
+	Polls      uint64 `json:"polls"`       // turns of the shard's loop
+	BusyPolls  uint64 `json:"busy_polls"`  // turns that found frames
+	Sleeps     uint64 `json:"sleeps"`
 }
 
 // PortStats are the counters of a port.
@@ -65,8 +69,8 @@ func (s *Stats) WriteText(w io.Writer) error {
 			c.Shard, c.Found, c.Invalid, c.Insert, c.InsertFailed, c.Drop, c.EarlyDrop, c.Error, c.SearchRestart, c.ClashResolve, c.ChainTooLong)
 	}
 	for _, c := range s.Shards {
-		fmt.Fprintf(w, "shard=%-4d\tpackets=%d bytes=%d entries=%d max=%d expired=%d handed_over=%d\n",
-			c.Shard, c.Packets, c.Bytes, c.Entries, c.Max, c.Expired, c.HandedOver)
+		fmt.Fprintf(w, "shard=%-4d\tpackets=%d bytes=%d entries=%d max=%d expired=%d handed_over=%d max_probes=%d polls=%d busy_polls=%d sleeps=%d\n",
+			c.Shard, c.Packets, c.Bytes, c.Entries, c.Max, c.Expired, c.HandedOver, c.MaxProbes, c.Polls, c.BusyPolls, c.Sleeps)
 	}
 	for _, p := range s.Ports {
 		fmt.Fprintf(w, "port=%s\tattached=%v xdp=%s zero_copy=%v queues=%d received=%d transmitted=%d passed=%d syscalls=%d tx_busy=%d tx_down=%d tx_errors=%d\n",

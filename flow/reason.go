@@ -59,12 +59,13 @@ const (
 
 	// Frames that are dropped for want of room or of a way out.
 
-	ReasonTableFull    // the table is full and holds nothing that may be evicted
-	ReasonProbeLimit   // no slot within the bounded probe sequence
-	ReasonNoPort       // the other port of the bridge is down or gone
-	ReasonTXRingFull   // the transmit ring of the other port stayed full
-	ReasonTXError      // the kernel refused the frame
-	ReasonHandoverFull // the ring to the owning shard is full
+	ReasonTableFull     // the table is full and holds nothing that may be evicted
+	ReasonProbeLimit    // no slot within the bounded probe sequence
+	ReasonNoPort        // the other port of the bridge is down or gone
+	ReasonTXRingFull    // the transmit ring of the other port stayed full
+	ReasonTXError       // the kernel refused the frame
+	ReasonBadDescriptor // the kernel named a frame that does not lie in one chunk
+	ReasonHandoverFull  // the ring to the owning shard is full
 
 	// Counted by the XDP program, before user space sees the frame.
 
@@ -115,6 +116,7 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonNoPort:           {"no_port", "the other port of the bridge is down or gone"},
 	ReasonTXRingFull:       {"tx_ring_full", "the transmit ring of the other port stayed full"},
 	ReasonTXError:          {"tx_error", "the kernel refused the frame"},
+	ReasonBadDescriptor:    {"bad_descriptor", "the kernel named a frame that does not lie in one chunk"},
 	ReasonHandoverFull:     {"handover_full", "the ring to the owning shard is full"},
 	ReasonXDPNoSocket:      {"xdp_no_socket", "no AF_XDP socket serves the receive queue"},
 	ReasonFillRingEmpty:    {"fill_ring_empty", "no free chunk was there to receive into"},

@@ -29,6 +29,8 @@ type Result struct {
 func accept(timeout uint32) Result { return Result{Outcome: Accept, Timeout: timeout} }
 func keep(r flow.Reason) Result    { return Result{Outcome: Keep, Reason: r} }
 func invalid(r flow.Reason) Result { return Result{Outcome: Invalid, Reason: r} }
+
+// isICMPRequest tells the queries that may begin a connection (valid_new).
 func isICMPRequest(l flow.L4) bool {
 	if l.Proto() == flow.ICMP {
 		return l.ICMPType() == 8 || l.ICMPType() == 13 || l.ICMPType() == 15 || l.ICMPType() == 17

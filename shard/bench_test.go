@@ -197,3 +197,21 @@ func TestNoAllocations(t *testing.T) {
 		t.Error("the test should evict")
 	}
 }
+
+// BenchmarkWalk is one slice of a listing, as a worker does it between batches:
+// 512 entries of a table of a million, copied.
+func BenchmarkWalk(b *testing.B) {
+	s, t := benchShard(b, million), newTraffic()
+	t.offer(s, 0, 0, million, false)
+	page := make([]flow.Record, 0, 512)
+	b.ReportAllocs()
+	b.ResetTimer()
+	cursor := uint32(0)
+	for range b.N {
+		page = page[:0]
+		cursor = s.Walk(cursor, 512, func(c *flow.Conn) bool {
+			page = append(page, c.Record(0))
+			return false
+		})
+	}
+}

@@ -83,7 +83,7 @@ func New(cfg Config, now int64) (*Shard, error) {
 func (s *Shard) Close() error { return s.table.Close() }
 
 // Owner returns which of n shards owns the connection whose key has this hash.
-// It uses other bits of the hash than the table does.
+// It uses other bits of the hash than those that pick bucket and tag.
 func Owner(hash uint64, n int) int {
 	return int(uint64(uint32(hash>>8)) * uint64(n) >> 32)
 }

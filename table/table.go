@@ -328,3 +328,13 @@ func (s *Stats) Add(o Stats) {
 		s.Probes[i] += n
 	}
 }
+
+// MaxProbes returns the most buckets that an insertion looked at.
+func (s *Stats) MaxProbes() uint64 {
+	for n := len(s.Probes); n > 0; n-- {
+		if s.Probes[n-1] > 0 {
+			return uint64(n)
+		}
+	}
+	return 0
+}

@@ -62,7 +62,7 @@ and the frame.`,
 	f.BoolVar(&o.verdicts, "verdicts", false, "print a verdict for each frame instead of the final table")
 	f.BoolVar(&o.json, "json", false, "print the final table as JSON, a connection a line")
 	f.StringVar(&o.out, "out", "", "write to `FILE`: the frames that pass if its name ends in .pcap or .pcap.gz, else the output")
-	f.IntVar(&o.shards, "shards", 1, "number of shards; the verdicts do not depend on it")
+	f.IntVar(&o.shards, "shards", 1, "number of shards; verdicts depend on it only where a shard's share of nf_conntrack_max is full")
 	f.BoolVar(&o.partial, "partial-checksums", false, "accept checksums that the sending host left to its device")
 	f.BoolVarP(&o.format.Extended, "extended", "e", false, "begin lines with the layer 3 protocol, as conntrack -o extended")
 	f.Var(settingsFlag{&o.settings}, "set", "change a setting; see 'xdpct settings'")

@@ -54,7 +54,7 @@ func (t tracker) Stats(ctx context.Context) (export.Stats, error) {
 	out := export.Stats{States: map[string]uint64{}, Reasons: map[string]uint64{}}
 	for i, w := range st.Workers {
 		s := shardStats(i, w.Shard)
-		s.HandedOver = w.Loop.HandedOver
+		s.HandedOver, s.Polls, s.BusyPolls, s.Sleeps = w.Loop.HandedOver, w.Loop.Polls, w.Loop.Busy, w.Loop.Sleeps
 		out.Shards = append(out.Shards, s)
 	}
 	for _, p := range st.Ports {
@@ -79,6 +79,7 @@ func shardStats(i int, s shard.Stats) export.ShardStats {
 		Error: r[flow.ReasonICMPErrorQuote] + r[flow.ReasonICMPErrorUnknown] +
 			r[flow.ReasonICMPErrorAddress] + r[flow.ReasonICMPRedirect],
 		Packets: s.Packets, Bytes: s.Bytes, Entries: uint64(s.Conns), Max: uint64(s.MaxConns), Expired: s.Table.Expired,
+		MaxProbes: s.Table.MaxProbes(),
 	}
 }
 

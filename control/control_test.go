@@ -1,0 +1,118 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/xdpct/xdpct/export"
+	"github.com/xdpct/xdpct/flow"
+)
+
+// broken is a tracker that fails after some records.
+type broken struct {
+	records int
+	Tracker
+}
+
+var errBroken = errors.New("the tracker broke")
+
+func (b broken) List(_ context.Context, _ flow.Filter, emit func(*flow.Record) error) error {
+	var r flow.Record
+	r.Orig.L4 = flow.MakeL4(flow.IPv4, flow.UDP, 0, 1, 2)
+	r.Reply, _ = r.Orig.Invert()
+	for range b.records {
+		if err := emit(&r); err != nil {
+			return err
+		}
+	}
+	return errBroken
+}
+
+func (b broken) Get(context.Context, flow.Tuple) (r flow.Record, ok bool, err error) {
+	return r, false, nil
+}
+
+func (b broken) Count(context.Context) (int, error) { return 0, errBroken }
+
+func serve(t *testing.T, tr Tracker) *Client {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "c.sock")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("the socket is %v, %v", info.Mode(), err)
+	}
+	s := NewServer(tr, export.Format{})
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(func() { _ = s.Close() })
+	return NewClient(path)
+}
+
+// TestErrors: an error before the answer comes as its text, one in the middle
+// breaks the answer off, so that a part is never taken for the whole.
+func TestErrors(t *testing.T) {
+	ctx := context.Background()
+	lines := func(c *Client, path string, q url.Values) (n int, err error) {
+		err = c.Lines(ctx, path, q, func([]byte) error { n++; return nil })
+		return n, err
+	}
+	if n, err := lines(serve(t, broken{}), "/v1/flows", nil); n != 0 || err == nil || err.Error() != errBroken.Error() {
+		t.Errorf("at once: %d lines, %v", n, err)
+	}
+	const many = 100_000
+	if n, err := lines(serve(t, broken{records: many}), "/v1/flows", nil); n == 0 || n >= many || err == nil || !strings.Contains(err.Error(), "broke") {
+		t.Errorf("in the middle: %d lines, %v", n, err)
+	}
+	c := serve(t, broken{})
+	for _, q := range []struct {
+		path  string
+		query url.Values
+		want  string
+	}{
+		{"/v1/flows", url.Values{"format": {"csv"}}, `format "csv" is neither`},
+		{"/v1/flows", url.Values{"family": {"ipx"}}, `family "ipx" is neither`},
+		{"/v1/flow", url.Values{"proto": {"tcp"}}, "are required"},
+		{"/v1/flow", url.Values{"proto": {"tcp"}, "src": {"10.0.0.1"}, "dst": {"10.0.0.2"}, "sport": {"70000"}}, "not a number from 0 to 65535"},
+		{"/v1/flow", url.Values{"proto": {"icmp"}, "src": {"10.0.0.1"}, "dst": {"10.0.0.2"}, "icmp-type": {"3"}}, "names no connection"},
+		{"/v1/nothing", nil, "404"},
+	} {
+		if _, err := lines(c, q.path, q.query); err == nil || !strings.Contains(err.Error(), q.want) {
+			t.Errorf("%s %v: %v, want %q", q.path, q.query, err, q.want)
+		}
+	}
+	found := url.Values{"proto": {"tcp"}, "src": {"10.0.0.1"}, "dst": {"10.0.0.2"}}
+	if _, err := lines(c, "/v1/flow", found); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a connection that is not there: %v", err)
+	}
+	if _, err := c.Number(ctx, http.MethodGet, "/v1/count", nil); err == nil || err.Error() != errBroken.Error() {
+		t.Errorf("count: %v", err)
+	}
+}
+
+// TestListen: a socket in use is not taken over, one left behind is.
+func TestListen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.sock")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "another xdpct serves it") {
+		t.Errorf("a socket in use: %v", err)
+	}
+	_ = l.Close()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = Listen(path); err != nil {
+		t.Fatalf("a file left behind: %v", err)
+	}
+	_ = l.Close()
+}
