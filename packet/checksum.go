@@ -71,7 +71,8 @@ func pseudoSum(src, dst flow.Addr, f flow.Family, n uint32, p flow.Proto) uint64
 //
 // Valid iff p was parsed from a whole frame; p.Kind may be any.
 func (p *Packet) CompleteChecksum() bool {
-	if p.Len == 0 || p.L4 == 0 || int(p.L3)+int(p.Len) > len(p.Frame) {
+	end := int(p.L3) + int(p.Len)
+	if p.L4 == 0 || end > len(p.Frame) || int(p.L4) > end { // extension headers may point beyond the end
 		return false
 	}
 	var at int
@@ -83,7 +84,7 @@ func (p *Packet) CompleteChecksum() bool {
 	default:
 		return false
 	}
-	body := p.Frame[p.L4 : int(p.L3)+int(p.Len)]
+	body := p.Frame[p.L4:end]
 	if len(body) < at+2 {
 		return false
 	}
