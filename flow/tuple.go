@@ -73,9 +73,10 @@ type Addr struct{ Hi, Lo uint64 }
 const mapped = 0xffff << 32
 
 // AddrFrom4 reads an IPv4 address from the first four bytes of b.
-func AddrFrom4(b []byte) Addr {
-	return Addr{Lo: mapped | uint64(binary.BigEndian.Uint32(b))}
-}
+func AddrFrom4(b []byte) Addr { return AddrFromUint32(binary.BigEndian.Uint32(b)) }
+
+// AddrFromUint32 converts an IPv4 address in host byte order.
+func AddrFromUint32(a uint32) Addr { return Addr{Lo: mapped | uint64(a)} }
 
 // AddrFrom16 reads an IPv6 address from the first sixteen bytes of b.
 func AddrFrom16(b []byte) Addr {

@@ -24,13 +24,20 @@ func sum(b []byte, acc uint64) uint16 {
 		acc += c
 		b = b[8:]
 	}
-	if len(b) > 0 {
-		var tail [8]byte
-		copy(tail[:], b)
-		acc, c = bits.Add64(acc, binary.BigEndian.Uint64(tail[:]), 0)
-		acc += c
+	var tail uint64 // at most seven bytes, first to the left
+	if len(b)&4 != 0 {
+		tail = uint64(binary.BigEndian.Uint32(b)) << 32
+		b = b[4:]
 	}
-	return fold16(acc)
+	if len(b) >= 2 {
+		tail += uint64(binary.BigEndian.Uint16(b))
+		b = b[2:]
+	}
+	if len(b) > 0 {
+		tail += uint64(b[0]) << 8
+	}
+	acc, c = bits.Add64(acc, tail, 0)
+	return fold16(acc + c)
 }
 
 // sum20 is sum of the first 20 bytes of b, an IPv4 header without options.

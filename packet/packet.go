@@ -66,30 +66,36 @@ const (
 
 // Index classifies a packet as get_conntrack_index does: RST before SYN before
 // FIN before ACK.
-func (f TCPFlags) Index() flow.TCPIndex {
-	switch {
-	case f&RST != 0:
-		return flow.TCPRst
-	case f&SYN != 0 && f&ACK != 0:
-		return flow.TCPSynAck
-	case f&SYN != 0:
-		return flow.TCPSyn
-	case f&FIN != 0:
-		return flow.TCPFin
-	case f&ACK != 0:
-		return flow.TCPAck
-	}
-	return flow.TCPNoFlags
-}
+func (f TCPFlags) Index() flow.TCPIndex { return tcpIndexes[f&(FIN|SYN|RST|PSH|ACK)] }
 
-// valid is the kernel's tcp_valid_flags: which combinations a stack may send,
-// PSH, ECE and CWR left aside.
-func (f TCPFlags) valid() bool {
-	switch f &^ (PSH | ECE | CWR) {
-	case SYN, SYN | URG, SYN | ACK, RST, RST | ACK, FIN | ACK, FIN | ACK | URG, ACK, ACK | URG:
-		return true
+var tcpIndexes = func() (t [FIN | SYN | RST | PSH | ACK + 1]flow.TCPIndex) {
+	for i := range t {
+		f := TCPFlags(i)
+		switch {
+		case f&RST != 0:
+			t[i] = flow.TCPRst
+		case f&SYN != 0 && f&ACK != 0:
+			t[i] = flow.TCPSynAck
+		case f&SYN != 0:
+			t[i] = flow.TCPSyn
+		case f&FIN != 0:
+			t[i] = flow.TCPFin
+		case f&ACK != 0:
+			t[i] = flow.TCPAck
+		default:
+			t[i] = flow.TCPNoFlags
+		}
 	}
-	return false
+	return t
+}()
+
+// validFlags is the kernel's tcp_valid_flags: which combinations a stack may
+// send, PSH, ECE and CWR left aside.
+const validFlags = 1<<SYN | 1<<(SYN|URG) | 1<<(SYN|ACK) | 1<<RST | 1<<(RST|ACK) |
+	1<<(FIN|ACK) | 1<<(FIN|ACK|URG) | 1<<ACK | 1<<(ACK|URG)
+
+func (f TCPFlags) valid() bool {
+	return uint64(validFlags)>>(f&(FIN|SYN|RST|ACK|URG))&1 != 0
 }
 
 // Options returns the TCP options. Valid iff Proto is TCP and Kind is Data.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"reflect"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -167,6 +168,72 @@ func TestPartialChecksum(t *testing.T) {
 	})
 }
 
+// sameAsGeneral compares p, which Parse made, with what the general path makes.
+func sameAsGeneral(t interface{ Fatalf(string, ...any) }, p Packet, frame []byte, wire int) {
+	if len(frame) < ethernetLen {
+		return
+	}
+	var q Packet
+	q.ParseFrom(frame, wire, ethernetLen, EtherType(binary.BigEndian.Uint16(frame[12:])), whole)
+	p.Frame, q.Frame = nil, nil
+	if p.Kind != Data || p.Proto != flow.TCP {
+		p.TCP, q.TCP = TCP{}, TCP{} // not valid
+	}
+	if !reflect.DeepEqual(p, q) {
+		t.Fatalf("%x:\nParse     %+v\nParseFrom %+v", frame, p, q)
+	}
+}
+
+// TestPlainPath holds the short path through Parse to the general one, on frames
+// that are plain or nearly so.
+func TestPlainPath(t *testing.T) {
+	plain := map[bool]int{}
+	rapid.Check(t, func(t *rapid.T) {
+		v6 := rapid.Bool().Draw(t, "v6")
+		ip := IP{Src: anyAddr(t, v6, "src"), Dst: anyAddr(t, v6, "dst")}
+		sport, dport := rapid.Uint16().Draw(t, "sport"), rapid.Uint16Range(0, 3).Draw(t, "dport")
+		payload := rapid.SliceOfN(rapid.Byte(), 0, 80).Draw(t, "payload")
+		d := AppendUDP(nil, ip, sport, dport, payload)
+		if rapid.Bool().Draw(t, "tcp") {
+			d = AppendTCP(nil, ip, sport, dport, Segment{
+				Seq: rapid.Uint32().Draw(t, "seq"), Ack: rapid.Uint32().Draw(t, "ack"), Window: rapid.Uint16().Draw(t, "win"),
+				Flags:   rapid.SampledFrom([]TCPFlags{SYN, ACK, ACK | PSH, FIN | ACK, RST, SYN | FIN}).Draw(t, "flags"),
+				Options: make([]byte, 4*rapid.IntRange(0, 10).Draw(t, "options")), Payload: payload,
+			})
+		}
+		frame := AppendEthernet(nil, MAC{1}, MAC{2}, d)
+		frame = append(frame, make([]byte, rapid.IntRange(0, 8).Draw(t, "padding"))...)
+		if rapid.IntRange(0, 3).Draw(t, "damage") == 0 {
+			at := rapid.IntRange(12, min(len(frame), 60)-1).Draw(t, "at")
+			frame[at] = rapid.Byte().Draw(t, "byte")
+			if !v6 { // or nothing further is looked at
+				binary.BigEndian.PutUint16(frame[24:], 0)
+				binary.BigEndian.PutUint16(frame[24:], ^sum(frame[14:34], 0))
+			}
+		}
+		frame = frame[:len(frame)-rapid.IntRange(0, 3).Draw(t, "cut")]
+		var p Packet
+		if p.parsePlain(frame, whole) {
+			plain[v6]++
+		}
+		p = Packet{}
+		p.Parse(frame, len(frame), whole)
+		sameAsGeneral(t, p, frame, len(frame))
+	})
+	if plain[false] == 0 || plain[true] == 0 {
+		t.Errorf("too few frames were plain: %v", plain)
+	}
+}
+
+// anyAddr draws one of a few neighbouring addresses.
+func anyAddr(t *rapid.T, v6 bool, name string) netip.Addr {
+	n := rapid.ByteRange(1, 3).Draw(t, name)
+	if v6 {
+		return netip.AddrFrom16([16]byte{0: 0x20, 7: n & 1, 15: n})
+	}
+	return netip.AddrFrom4([4]byte{10, 0, 0, n})
+}
+
 // FuzzParse feeds frames of arbitrary bytes: no panic, no field outside of the
 // frame, and completing a checksum never makes a good frame bad.
 func FuzzParse(f *testing.F) {
@@ -183,6 +250,7 @@ func FuzzParse(f *testing.F) {
 		if p.Kind == Data && p.Proto == flow.TCP {
 			_ = p.Options()
 		}
+		sameAsGeneral(t, p, frame, wire)
 		if wire == len(frame) {
 			good := p.Kind
 			p.CompleteChecksum()

@@ -29,6 +29,9 @@ const (
 // Parse reads an Ethernet frame into p. wire is the length that the frame had
 // on the wire: len(frame), or more if a capture cut it. Every field of p is set.
 func (p *Packet) Parse(frame []byte, wire int, checks Checks) {
+	if p.parsePlain(frame, checks) {
+		return
+	}
 	if len(frame) < ethernetLen {
 		p.reset(frame)
 		p.Reason = flow.ReasonFrameTooShort
