@@ -1,12 +1,11 @@
 package table
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/xdpct/xdpct/flow"
 )
 
 // arena is memory outside the Go heap. This file is the only one outside rx
@@ -16,7 +15,9 @@ type arena struct{ mem []byte }
 const hugePage = 2 << 20
 
 // newArena maps size bytes of zeroed memory. It asks for huge pages, which the
-// kernel grants where it can; the memory is there either way.
+// kernel grants where it can; the memory is there either way. All of it is
+// written to at once: clearing a huge page on first use stalls the packets long
+// enough to lose some.
 func newArena(size int) (*arena, error) {
 	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
@@ -25,6 +26,9 @@ func newArena(size int) (*arena, error) {
 	if size >= 2*hugePage {
 		_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // best effort, see docs/architecture.md
 	}
+	if err := unix.Madvise(mem, unix.MADV_POPULATE_WRITE); errors.Is(err, unix.ENOMEM) {
+		return nil, errors.Join(fmt.Errorf("%d bytes for the connection table: %w", size, err), unix.Munmap(mem))
+	} // Linux before 5.14 does not know it
 	return &arena{mem}, nil
 }
 
@@ -47,15 +51,15 @@ func carve[T any](rest *[]byte, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), n)
 }
 
-// address returns where s begins. The arena does not move.
-func address[T any](s []T) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(s))) }
-
 func sizeOf[T any](n int) int {
 	var zero T
 	return (n*int(unsafe.Sizeof(zero)) + cacheLine - 1) &^ (cacheLine - 1)
 }
 
-const (
-	cacheLine = 64
-	connSize  = unsafe.Sizeof(flow.Conn{})
+const cacheLine = 64
+
+// Compile-time: what the assembly of the stages knows of the layout.
+var (
+	_ [cacheLine]byte = [unsafe.Sizeof(bucket{})]byte{}
+	_ [16]byte        = [unsafe.Offsetof(bucket{}.conns)]byte{}
 )

@@ -1,49 +1,115 @@
 package table
 
+import (
+	"math/bits"
+
+	"github.com/xdpct/xdpct/flow"
+)
+
 // MaxBatch is the most packets of a Batch.
 const MaxBatch = 64
 
-// Batch is the hashes of packets that are about to be looked up. Fetching ahead for
-// a whole batch before judging it lets the cache misses overlap; it changes
-// nothing but time.
+// Batch is packets that are about to be looked up. Each needs a bucket of the
+// index, then an entry, and both are cache misses once the table is large. So
+// what a packet will need is asked for ahead of time, stage by stage, and the
+// misses of many packets overlap with each other and with the work on packets
+// before them:
+//
+//	Expect    asks for the bucket
+//	Locate    finds the entry in it, and asks for that
+//	LocateOn  goes on to the next bucket where the connection was not in its home
+//	Lookup    finds the connection, most likely where Locate said
+//
+// A few packets should lie between one stage and the next. All of this
+// changes nothing but time: Lookup finds the same after any of the stages was
+// left out, and whatever happened to the table in between.
 type Batch struct {
-	// Hash holds the hashes, and Both whether a packet will need both lines of
+	// Hash holds the hashes, and Both a 1 where a packet will need both lines of
 	// its connection (TCP does).
 	Hash [MaxBatch]uint64
-	Both [MaxBatch]bool
+	Both [MaxBatch]uint8
 
-	lines [2 * MaxBatch]uintptr
+	likely [MaxBatch]uint32 // valid once located, if not nowhere
+	astray uint64           // packets for LocateOn, a bit each
 }
 
-// PrefetchBuckets reads the home buckets of the first n packets.
-func (t *Table) PrefetchBuckets(b *Batch, n int) {
-	lines := (*[MaxBatch]uintptr)(b.lines[:MaxBatch])
-	for i, h := range b.Hash[:n] {
-		lines[i&(MaxBatch-1)] = t.bucketBase + uintptr(t.home(h))*cacheLine
+// nowhere is the entry of a connection that Locate did not see.
+const nowhere = none
+
+// Expect asks for the home bucket of each hash.
+func (t *Table) Expect(hash []uint64) {
+	if len(hash) > 0 {
+		expect(hash, t.buckets)
 	}
-	touch(lines, n)
 }
 
-// PrefetchConns reads the entries that the first n packets most likely belong
-// to. Their buckets should be under way.
-func (t *Table) PrefetchConns(b *Batch, n int) {
-	k := 0
-	for i, h := range b.Hash[:n] {
-		u := &t.buckets[t.home(h)]
-		m := u.match(tagOf(h))
-		if m.empty() {
-			continue
-		}
-		at := t.connBase + uintptr(u.conns[m.first()])*connSize
-		b.lines[k] = at
-		k++
-		if b.Both[i] {
-			b.lines[k] = at + cacheLine
-			k++
+// Locate finds out where packets from to to-1 most likely belong, and asks for
+// that.
+func (t *Table) Locate(b *Batch, from, to int) {
+	if from >= to {
+		return
+	}
+	b.astray &^= 1<<to - 1<<from
+	odd := locate(b.Hash[from:to], b.Both[from:to], b.likely[from:to], t.buckets, t.conns)
+	for odd <<= from; odd != 0; odd &= odd - 1 {
+		i := bits.TrailingZeros64(odd)
+		t.locateOdd(b, i)
+	}
+}
+
+// locateOdd is for packet i, whose home bucket has no slot with its tag, or several.
+func (t *Table) locateOdd(b *Batch, i int) {
+	home := &t.buckets[t.home(b.Hash[i])]
+	m := home.match(tagOf(b.Hash[i]))
+	if m.empty() && home.passed != 0 {
+		p := t.probes(b.Hash[i])
+		p.next()
+		expectBucket(&t.buckets[p.at])
+		b.astray |= 1 << i
+	}
+	for !m.empty() {
+		expectConn(&t.conns[home.conns[m.pop()]], b.Both[i])
+	}
+}
+
+// LocateOn looks on for those of packets from to to-1 that Locate did not see.
+func (t *Table) LocateOn(b *Batch, from, to int) {
+	for rest := b.astray & (1<<to - 1<<from); rest != 0; rest &= rest - 1 {
+		i := bits.TrailingZeros64(rest)
+		p := t.probes(b.Hash[i])
+		p.next()
+		next := &t.buckets[p.at]
+		if m := next.match(tagOf(b.Hash[i])); !m.empty() {
+			b.likely[i] = next.conns[m.first()]
+			expectConn(&t.conns[b.likely[i]], b.Both[i])
 		}
 	}
-	touch((*[MaxBatch]uintptr)(b.lines[:MaxBatch]), min(k, MaxBatch))
-	if k > MaxBatch {
-		touch((*[MaxBatch]uintptr)(b.lines[MaxBatch:]), k-MaxBatch)
+}
+
+// Lookup is Find for packet n of b.
+func (t *Table) Lookup(b *Batch, n int, key *flow.Tuple, now flow.Millis) (i uint32, ok bool) {
+	if i = b.likely[n&(MaxBatch-1)]; uint(i) < uint(len(t.conns)) {
+		c := &t.conns[i]
+		if c.Key.Equal(key) && c.Status&flow.Confirmed != 0 && c.Expires.Until(now) > 0 {
+			return i, true
+		}
 	}
+	return t.Find(key, b.Hash[n&(MaxBatch-1)], now)
+}
+
+// locateSlow is locate of stages_amd64.s, without asking for the entries.
+func locateSlow(hash []uint64, likely []uint32, buckets []bucket) (odd uint64) {
+	for i, h := range hash {
+		home, _ := bits.Mul64(h, uint64(len(buckets)))
+		b := &buckets[home]
+		m := b.match(tagOf(h))
+		if m.empty() || m&(m-1) != 0 {
+			odd |= 1 << i
+		}
+		likely[i] = nowhere
+		if !m.empty() {
+			likely[i] = b.conns[m.first()]
+		}
+	}
+	return odd
 }

@@ -27,8 +27,6 @@ const (
 type Table struct {
 	conns      []flow.Conn
 	buckets    []bucket
-	connBase   uintptr // where conns and buckets begin, to prefetch
-	bucketBase uintptr
 	wheel      *timerwheel.Wheel
 	arena      *arena
 	secret     *flow.Secret
@@ -74,7 +72,6 @@ func New(maxConns int, secret *flow.Secret, now int64, removed func(*flow.Conn, 
 		arena: a, secret: secret, removed: removed, probeLimit: min(maxProbes, nb),
 		now: now, free: none, queue: queue{none, none},
 	}
-	t.connBase, t.bucketBase = address(t.conns), address(t.buckets)
 	t.wheel = timerwheel.New(carve[timerwheel.Link](&rest, nl), maxConns, tickBefore(now))
 	return t, nil
 }
@@ -200,9 +197,13 @@ func (t *Table) Refresh(i uint32, expires, now flow.Millis) {
 	sooner := int32(expires-c.Expires) < 0
 	c.Expires = expires
 	if sooner && expires.Until(now) < armCap {
-		t.wheel.Disarm(i)
-		t.wheel.Arm(i, t.tickFor(expires, now))
+		t.rearm(i, expires, now)
 	}
+}
+
+func (t *Table) rearm(i uint32, expires, now flow.Millis) {
+	t.wheel.Disarm(i)
+	t.wheel.Arm(i, t.tickFor(expires, now))
 }
 
 // Protect takes entry i, which has become ASSURED, out of the eviction queue.
@@ -216,9 +217,13 @@ func (t *Table) Protect(i uint32) {
 func (t *Table) Count(i uint32, d flow.Direction, n uint32) {
 	c := &t.conns[i]
 	if c.Count(d, n) {
-		t.queue.remove(t.conns, i)
-		c.Carry(d)
+		t.outgrow(i, d)
 	}
+}
+
+func (t *Table) outgrow(i uint32, d flow.Direction) {
+	t.queue.remove(t.conns, i)
+	t.conns[i].Carry(d)
 }
 
 // Remove takes entry i out of the table.
@@ -337,4 +342,16 @@ func (s *Stats) MaxProbes() uint64 {
 		}
 	}
 	return 0
+}
+
+// ProbesQuantile returns how many buckets a share q of the insertions looked at,
+// at most. Valid iff 0 < q <= 1.
+func (s *Stats) ProbesQuantile(q float64) int {
+	rest := q * float64(s.Inserts)
+	for n, count := range s.Probes {
+		if rest -= float64(count); rest <= 0 {
+			return n + 1
+		}
+	}
+	return len(s.Probes)
 }

@@ -2,6 +2,8 @@ package table
 
 import (
 	"errors"
+	"math/bits"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -288,5 +290,37 @@ func TestBytesPerConnection(t *testing.T) {
 	tab := newTable(t, n, 0, nil)
 	if per := float64(tab.Bytes()) / n; per > 144 {
 		t.Errorf("%.1f bytes a connection, at most 144 allowed", per)
+	}
+}
+
+// TestLocateAgrees compares the assembly with Go, on buckets whose few tags make
+// several matches common.
+func TestLocateAgrees(t *testing.T) {
+	several := 0
+	rapid.Check(t, func(t *rapid.T) {
+		buckets := make([]bucket, rapid.IntRange(1, 7).Draw(t, "buckets"))
+		conns := make([]flow.Conn, 1)
+		for i := range buckets {
+			for s := range buckets[i].tags {
+				buckets[i].tags[s] = rapid.ByteRange(0, 9).Draw(t, "tag")
+				buckets[i].conns[s] = rapid.Uint32Range(0, 1<<31).Draw(t, "conn") // only prefetched
+			}
+			buckets[i].passed = rapid.Uint16().Draw(t, "passed")
+		}
+		hash := make([]uint64, rapid.IntRange(1, MaxBatch).Draw(t, "hashes"))
+		both := make([]uint8, len(hash))
+		for i := range hash {
+			hash[i] = rapid.Uint64().Draw(t, "hash")&^0xff | uint64(rapid.ByteRange(0, 9).Draw(t, "hash's tag"))
+			both[i] = rapid.ByteRange(0, 1).Draw(t, "both")
+		}
+		got, want := make([]uint32, len(hash)), make([]uint32, len(hash))
+		odd, wantOdd := locate(hash, both, got, buckets, conns), locateSlow(hash, want, buckets)
+		if odd != wantOdd || !slices.Equal(got, want) {
+			t.Fatalf("odd %b, want %b; likely %v, want %v", odd, wantOdd, got, want)
+		}
+		several += bits.OnesCount64(odd)
+	})
+	if several == 0 {
+		t.Error("no hash matched several tags, or none")
 	}
 }
