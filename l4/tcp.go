@@ -46,11 +46,13 @@ func (cfg *Config) tcp(c *flow.Conn, p *packet.Packet, d flow.Direction, now flo
 	t, seg := &c.TCP, &p.TCP
 	index := seg.Flags.Index()
 	old := flow.TCPState(c.State)
-	next := tcpTransitions[d][index][old]
+	next := tcpTransitions[d&1][index][old]
 
 	var pass passage
 	var r Result
 	switch next {
+	case flow.TCPEstablished:
+		// Nearly every segment: the window is all there is to look at.
 	case flow.TCPSynSent:
 		if old >= flow.TCPTimeWait {
 			if closedBefore(t, d) {
@@ -211,12 +213,13 @@ func closing(s flow.TCPState) bool {
 func (cfg *Config) tcpVerdict(c *flow.Conn, index flow.TCPIndex, old, next flow.TCPState) Result {
 	t, to := &c.TCP, &cfg.Timeouts
 	timeout := to.TCP[next]
+	unacked := (t.Flags[0]|t.Flags[1])&flow.TCPUnacked != 0
 	switch {
 	case t.Retrans >= cfg.TCPMaxRetrans && timeout > to.TCPMaxRetrans:
 		timeout = to.TCPMaxRetrans
 	case index == flow.TCPRst:
 		timeout = to.TCP[flow.TCPClose]
-	case (t.Flags[0]|t.Flags[1])&flow.TCPUnacked != 0 && timeout > to.TCPUnacknowledged:
+	case unacked && timeout > to.TCPUnacknowledged:
 		timeout = to.TCPUnacknowledged
 	case t.LastWin == 0 && timeout > to.TCPMaxRetrans:
 		timeout = to.TCPMaxRetrans

@@ -24,24 +24,27 @@ const maxAckWindow = 66000
 // (van Rooij, Real Stateful TCP Packet Filtering in IP Filter, 2001).
 func (cfg *Config) inWindow(c *flow.Conn, p *packet.Packet, d flow.Direction, index flow.TCPIndex) Result {
 	t, seg := &c.TCP, &p.TCP
-	s, r := &t.Seen[d], &t.Seen[d.Other()]
-	flags := &t.Flags[d]
+	own, other := d&1, d&1^1 // the compiler sees that these are 0 and 1
+	s, r := &t.Seen[own], &t.Seen[other]
+	flags := &t.Flags[own]
 
 	seq, ack := seg.Seq, seg.Ack
 	sack, end := ack, seq+seg.SegLen
-	if t.Flags[d.Other()]&flow.TCPSackPerm != 0 && seg.HeaderLen > 20 {
+	if t.Flags[other]&flow.TCPSackPerm != 0 && seg.HeaderLen > 20 {
 		sack = highestSack(p.Options(), ack)
 	}
 
-	if done := initSender(c, p, d, end, sack); done {
-		return Result{Outcome: Accept}
-	}
-	if seg.Flags&packet.ACK == 0 || seg.Flags&packet.RST != 0 && ack == 0 {
-		// No acknowledgement, or one of a broken stack: take it as right.
-		ack, sack = r.End, r.End
-	}
-	if seg.Flags&packet.RST != 0 && seq == 0 && flow.TCPState(c.State) == flow.TCPSynSent {
-		seq, end = s.End, s.End // a RST that answers a SYN
+	if s.MaxWin == 0 || seg.Flags&(packet.SYN|packet.RST|packet.ACK) != packet.ACK {
+		if done := initSender(c, p, d, end, sack); done {
+			return Result{Outcome: Accept}
+		}
+		if seg.Flags&packet.ACK == 0 || seg.Flags&packet.RST != 0 && ack == 0 {
+			// No acknowledgement, or one of a broken stack: take it as right.
+			ack, sack = r.End, r.End
+		}
+		if seg.Flags&packet.RST != 0 && seq == 0 && flow.TCPState(c.State) == flow.TCPSynSent {
+			seq, end = s.End, s.End // a RST that answers a SYN
+		}
 	}
 
 	if why := check(s, r, seq, end, sack); why != flow.NoReason {
@@ -89,7 +92,7 @@ func (cfg *Config) inWindow(c *flow.Conn, p *packet.Packet, d flow.Direction, in
 		}
 	}
 	if ack == r.End {
-		t.Flags[d.Other()] &^= flow.TCPUnacked
+		t.Flags[other] &^= flow.TCPUnacked
 	}
 	if index == flow.TCPAck {
 		countRetransmission(t, d, seq, ack, end, seg.Window)
