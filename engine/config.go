@@ -33,6 +33,8 @@ type Config struct {
 	CPUs []int `yaml:"cpus"`
 	// XDP is auto, driver or generic; empty means auto.
 	XDP rx.XDPMode `yaml:"xdp"`
+	// Driver is xsk or asavie; empty means xsk.
+	Driver rx.Driver `yaml:"driver"`
 	// ForceCopy rules out zero copy.
 	ForceCopy bool `yaml:"force_copy"`
 	// FrameSize is the size of a UMEM chunk, 2048 or 4096; 0 means 4096.
@@ -56,7 +58,7 @@ const DefaultControl = "/run/xdpct.sock"
 
 // DefaultConfig is a Config without mode and ports.
 func DefaultConfig() Config {
-	return Config{XDP: rx.ModeAuto, FrameSize: rx.MaxChunk, Control: DefaultControl, Settings: DefaultSettings()}
+	return Config{XDP: rx.ModeAuto, Driver: rx.DriverXSK, FrameSize: rx.MaxChunk, Control: DefaultControl, Settings: DefaultSettings()}
 }
 
 // LoadConfig reads a configuration file. Errors name the file, the line and the
@@ -87,6 +89,7 @@ func ReadConfig(r io.Reader) (Config, error) {
 	root := doc.Content[0]
 	if err := decodeMapping(root, map[string]any{
 		"mode": &c.Mode, "ports": &c.Ports, "shards": &c.Shards, "cpus": &c.CPUs, "xdp": &c.XDP,
+		"driver":     &c.Driver,
 		"force_copy": &c.ForceCopy, "frame_size": &c.FrameSize, "control": &c.Control,
 		"metrics": &c.Metrics, "settings": &c.Settings,
 	}); err != nil {
@@ -206,6 +209,11 @@ func (c *Config) Validate() error {
 	case rx.ModeAuto, rx.ModeDriver, rx.ModeGeneric:
 	default:
 		return bad("xdp", "%q is neither auto, driver nor generic", c.XDP)
+	}
+	switch c.Driver {
+	case rx.DriverXSK, rx.DriverAsavie:
+	default:
+		return bad("driver", "%q is neither xsk nor asavie", c.Driver)
 	}
 	if c.FrameSize != rx.MinChunk && c.FrameSize != rx.MaxChunk {
 		return bad("frame_size", "%d is neither %d nor %d", c.FrameSize, rx.MinChunk, rx.MaxChunk)

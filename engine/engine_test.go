@@ -33,7 +33,14 @@ var (
 	ipB  = netip.MustParseAddr("10.9.0.2")
 )
 
-func newWire(t *testing.T, queues int, change func(*Config)) *wire {
+// eachDriver runs a test with every driver.
+func eachDriver(t *testing.T, test func(*testing.T, rx.Driver)) {
+	for _, d := range []rx.Driver{rx.DriverXSK, rx.DriverAsavie} {
+		t.Run(string(d), func(t *testing.T) { test(t, d) })
+	}
+}
+
+func newWire(t *testing.T, d rx.Driver, queues int, change func(*Config)) *wire {
 	t.Helper()
 	testenv.Root(t)
 	w := &wire{}
@@ -47,7 +54,7 @@ func newWire(t *testing.T, queues int, change func(*Config)) *wire {
 	}
 	w.box = ns("box")
 	cfg := DefaultConfig()
-	cfg.Mode = Bridge
+	cfg.Mode, cfg.Driver = Bridge, d
 	cfg.Settings.Max = 10000
 	for i, name := range []string{"left", "right"} {
 		w.host[i] = ns(name)
@@ -148,116 +155,122 @@ func (w *wire) pass(t *testing.T, i, n int, frame func(k int) []byte) (out int) 
 // TestBridge passes datagrams both ways, through one shard and through two, in
 // both XDP modes, and finds their connections in the table.
 func TestBridge(t *testing.T) {
-	for _, queues := range []int{1, 2} {
-		for _, mode := range []rx.XDPMode{rx.ModeDriver, rx.ModeGeneric} {
-			t.Run(string(mode)+"/"+string(rune('0'+queues)), func(t *testing.T) {
-				w := newWire(t, queues, func(c *Config) { c.XDP = mode })
-				const flows = 300
-				if got := w.pass(t, 0, flows, func(k int) []byte { return udpFrame(uint16(k), uint16(1000+k), false) }); got != flows {
-					t.Errorf("%d of %d datagrams came through", got, flows)
-				}
-				if got := w.pass(t, 1, flows, func(k int) []byte { return udpFrame(uint16(k), uint16(1000+k), true) }); got != flows {
-					t.Errorf("%d of %d answers came through", got, flows)
-				}
-				ctx := context.Background()
-				n := 0
-				err := w.e.List(ctx, flow.Filter{}, func(r *flow.Record) error {
-					n++
-					if r.Status&flow.SeenReply == 0 || r.Orig.Src.Netip(flow.IPv4) != ipA {
-						t.Errorf("record %+v", r)
+	eachDriver(t, func(t *testing.T, d rx.Driver) {
+		for _, queues := range []int{1, 2} {
+			for _, mode := range []rx.XDPMode{rx.ModeDriver, rx.ModeGeneric} {
+				t.Run(string(mode)+"/"+string(rune('0'+queues)), func(t *testing.T) {
+					w := newWire(t, d, queues, func(c *Config) { c.XDP = mode })
+					const flows = 300
+					if got := w.pass(t, 0, flows, func(k int) []byte { return udpFrame(uint16(k), uint16(1000+k), false) }); got != flows {
+						t.Errorf("%d of %d datagrams came through", got, flows)
 					}
-					return nil
+					if got := w.pass(t, 1, flows, func(k int) []byte { return udpFrame(uint16(k), uint16(1000+k), true) }); got != flows {
+						t.Errorf("%d of %d answers came through", got, flows)
+					}
+					ctx := context.Background()
+					n := 0
+					err := w.e.List(ctx, flow.Filter{}, func(r *flow.Record) error {
+						n++
+						if r.Status&flow.SeenReply == 0 || r.Orig.Src.Netip(flow.IPv4) != ipA {
+							t.Errorf("record %+v", r)
+						}
+						return nil
+					})
+					if err != nil || n != flows {
+						t.Errorf("%d connections, want %d; %v", n, flows, err)
+					}
+					s, err := w.e.Stats(ctx)
+					if err != nil {
+						t.Fatal(err)
+					}
+					sum := s.Total()
+					if sum.Packets != 2*flows || sum.Dropped != 0 {
+						t.Errorf("%d packets, %d dropped", sum.Packets, sum.Dropped)
+					}
+					t.Logf("%+v", s.Workers[0].Loop)
+					if n, err := w.e.Flush(ctx, flow.Filter{}); err != nil || n != flows {
+						t.Errorf("flushed %d, %v", n, err)
+					}
 				})
-				if err != nil || n != flows {
-					t.Errorf("%d connections, want %d; %v", n, flows, err)
-				}
-				s, err := w.e.Stats(ctx)
-				if err != nil {
-					t.Fatal(err)
-				}
-				sum := s.Total()
-				if sum.Packets != 2*flows || sum.Dropped != 0 {
-					t.Errorf("%d packets, %d dropped", sum.Packets, sum.Dropped)
-				}
-				t.Logf("%+v", s.Workers[0].Loop)
-				if n, err := w.e.Flush(ctx, flow.Filter{}); err != nil || n != flows {
-					t.Errorf("flushed %d, %v", n, err)
-				}
-			})
+			}
 		}
-	}
+	})
 }
 
 // TestTap taps one interface: IP traffic is tracked and ends there, the rest
 // reaches the host's own stack.
 func TestTap(t *testing.T) {
-	w := newWire(t, 1, func(c *Config) {
-		c.Mode = Tap
-		c.Ports = c.Ports[:1]
+	eachDriver(t, func(t *testing.T, d rx.Driver) {
+		w := newWire(t, d, 1, func(c *Config) {
+			c.Mode = Tap
+			c.Ports = c.Ports[:1]
+		})
+		if err := w.box.Do(func() error { return addAddress("left", "10.9.0.2/24") }); err != nil {
+			t.Fatal(err)
+		}
+		const n = 10
+		for k := range n {
+			if err := w.raw[0].Send(udpFrame(uint16(k), uint16(1000+k), false)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		arp := packet.AppendEthernet(nil, packet.MAC{255, 255, 255, 255, 255, 255}, macA, nil)
+		arp = append(arp[:12], 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+		arp = append(append(append(append(arp, macA[:]...), 10, 9, 0, 1), make([]byte, 6)...), 10, 9, 0, 2)
+		if err := w.raw[0].Send(arp); err != nil {
+			t.Fatal(err)
+		}
+		answered := false
+		for deadline := time.Now().Add(2 * time.Second); !answered && time.Now().Before(deadline); {
+			f, err := w.raw[0].Recv(50 * time.Millisecond)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answered = len(f) >= 22 && f[12] == 8 && f[13] == 6 && f[21] == 2
+		}
+		if !answered {
+			t.Error("the host behind the tap does not answer ARP")
+		}
+		got := 0
+		for deadline := time.Now().Add(2 * time.Second); got != n && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+			got = w.count(t)
+		}
+		if got != n {
+			t.Errorf("%d connections, want %d", got, n)
+		}
 	})
-	if err := w.box.Do(func() error { return addAddress("left", "10.9.0.2/24") }); err != nil {
-		t.Fatal(err)
-	}
-	const n = 10
-	for k := range n {
-		if err := w.raw[0].Send(udpFrame(uint16(k), uint16(1000+k), false)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	arp := packet.AppendEthernet(nil, packet.MAC{255, 255, 255, 255, 255, 255}, macA, nil)
-	arp = append(arp[:12], 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
-	arp = append(append(append(append(arp, macA[:]...), 10, 9, 0, 1), make([]byte, 6)...), 10, 9, 0, 2)
-	if err := w.raw[0].Send(arp); err != nil {
-		t.Fatal(err)
-	}
-	answered := false
-	for deadline := time.Now().Add(2 * time.Second); !answered && time.Now().Before(deadline); {
-		f, err := w.raw[0].Recv(50 * time.Millisecond)
-		if err != nil {
-			t.Fatal(err)
-		}
-		answered = len(f) >= 22 && f[12] == 8 && f[13] == 6 && f[21] == 2
-	}
-	if !answered {
-		t.Error("the host behind the tap does not answer ARP")
-	}
-	got := 0
-	for deadline := time.Now().Add(2 * time.Second); got != n && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		got = w.count(t)
-	}
-	if got != n {
-		t.Errorf("%d connections, want %d", got, n)
-	}
 }
 
 // TestFrameTooLarge sends a frame that fits the wire but no chunk: it is dropped
 // and counted under its own reason, and others still pass.
 func TestFrameTooLarge(t *testing.T) {
-	w := newWire(t, 1, func(c *Config) { c.FrameSize = rx.MinChunk })
-	for _, ns := range append(w.host[:], w.box) {
-		for _, name := range []string{"eth0", "left", "right"} {
-			if link, err := ns.Link(name); err == nil {
-				if err := ns.Netlink().LinkSetMTU(link, 3000); err != nil {
-					t.Fatal(err)
+	eachDriver(t, func(t *testing.T, d rx.Driver) {
+		w := newWire(t, d, 1, func(c *Config) { c.FrameSize = rx.MinChunk })
+		for _, ns := range append(w.host[:], w.box) {
+			for _, name := range []string{"eth0", "left", "right"} {
+				if link, err := ns.Link(name); err == nil {
+					if err := ns.Netlink().LinkSetMTU(link, 3000); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 		}
-	}
-	large := packet.AppendEthernet(nil, macB, macA, packet.AppendUDP(nil, packet.IP{Src: ipA, Dst: ipB}, 1, 2, make([]byte, 2000)))
-	if err := w.raw[0].Send(large); err != nil {
-		t.Fatal(err)
-	}
-	if !w.try(t, 100) {
-		t.Error("the bridge does not pass frames that fit")
-	}
-	s, err := w.e.Stats(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := s.Total()
-	if n := sum.Reasons[flow.ReasonFrameTooLarge]; n != 1 {
-		t.Errorf("%d frames were too large, want 1", n)
-	}
+		large := packet.AppendEthernet(nil, macB, macA, packet.AppendUDP(nil, packet.IP{Src: ipA, Dst: ipB}, 1, 2, make([]byte, 2000)))
+		if err := w.raw[0].Send(large); err != nil {
+			t.Fatal(err)
+		}
+		if !w.try(t, 100) {
+			t.Error("the bridge does not pass frames that fit")
+		}
+		s, err := w.e.Stats(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := s.Total()
+		if n := sum.Reasons[flow.ReasonFrameTooLarge]; n != 1 {
+			t.Errorf("%d frames were too large, want 1", n)
+		}
+	})
 }
 
 func addAddress(ifname, cidr string) error {

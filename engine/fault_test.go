@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/xdpct/xdpct/rx"
 )
 
 // try sends a few datagrams and reports whether all came through.
@@ -45,73 +47,77 @@ func (w *wire) traffic(stop chan struct{}) (done chan struct{}) {
 // TestLinkDownAndUp takes each link down and up again under traffic: the state
 // stays, and traffic resumes.
 func TestLinkDownAndUp(t *testing.T) {
-	w := newWire(t, 1, nil)
-	if !w.try(t, 100) {
-		t.Fatal("the bridge does not pass")
-	}
-	for i, name := range portNames {
-		stop := make(chan struct{})
-		done := w.traffic(stop)
-		if err := w.box.SetUp(name, false); err != nil {
-			t.Fatal(err)
+	eachDriver(t, func(t *testing.T, d rx.Driver) {
+		w := newWire(t, d, 1, nil)
+		if !w.try(t, 100) {
+			t.Fatal("the bridge does not pass")
 		}
-		time.Sleep(300 * time.Millisecond)
-		if n := w.count(t); n < 20 {
-			t.Errorf("%s down: %d connections left of at least 20", name, n)
-		}
-		if err := w.box.SetUp(name, true); err != nil {
-			t.Fatal(err)
-		}
-		close(stop)
-		<-done
-		deadline := time.Now().Add(3 * time.Second)
-		for !w.try(t, 1000*(i+1)) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: traffic does not resume", name)
+		for i, name := range portNames {
+			stop := make(chan struct{})
+			done := w.traffic(stop)
+			if err := w.box.SetUp(name, false); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(300 * time.Millisecond)
+			if n := w.count(t); n < 20 {
+				t.Errorf("%s down: %d connections left of at least 20", name, n)
+			}
+			if err := w.box.SetUp(name, true); err != nil {
+				t.Fatal(err)
+			}
+			close(stop)
+			<-done
+			deadline := time.Now().Add(3 * time.Second)
+			for !w.try(t, 1000*(i+1)) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%s: traffic does not resume", name)
+				}
 			}
 		}
-	}
+	})
 }
 
 // TestInterfaceDeleted deletes a bridged interface under traffic and makes it
 // again: no crash, no spinning, the state stays, and traffic resumes.
 func TestInterfaceDeleted(t *testing.T) {
-	for victim, name := range portNames {
-		t.Run(name, func(t *testing.T) {
-			w := newWire(t, 1, nil)
-			if !w.try(t, 100) {
-				t.Fatal("the bridge does not pass")
-			}
-			free := w.free(t)
-			before := w.count(t)
-			stop := make(chan struct{})
-			done := w.traffic(stop)
-			link, err := w.box.Link(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := w.box.Netlink().LinkDel(link); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(time.Second)
-			close(stop)
-			<-done
-			if n := w.count(t); n < before {
-				t.Errorf("%d connections, %d before", n, before)
-			}
-			w.join(t, victim, 1)
-			deadline := time.Now().Add(10 * time.Second)
-			for first := 2000; !w.try(t, first); first += 20 {
-				if time.Now().After(deadline) {
-					t.Fatal("traffic does not resume")
+	eachDriver(t, func(t *testing.T, d rx.Driver) {
+		for victim, name := range portNames {
+			t.Run(name, func(t *testing.T) {
+				w := newWire(t, d, 1, nil)
+				if !w.try(t, 100) {
+					t.Fatal("the bridge does not pass")
 				}
-			}
-			// What the driver held when the interface went may be lost, no more.
-			if now := w.free(t); now < free-64 {
-				t.Errorf("%d free chunks, %d before", now, free)
-			}
-		})
-	}
+				free := w.free(t)
+				before := w.count(t)
+				stop := make(chan struct{})
+				done := w.traffic(stop)
+				link, err := w.box.Link(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := w.box.Netlink().LinkDel(link); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				close(stop)
+				<-done
+				if n := w.count(t); n < before {
+					t.Errorf("%d connections, %d before", n, before)
+				}
+				w.join(t, victim, 1)
+				deadline := time.Now().Add(10 * time.Second)
+				for first := 2000; !w.try(t, first); first += 20 {
+					if time.Now().After(deadline) {
+						t.Fatal("traffic does not resume")
+					}
+				}
+				// What the driver held when the interface went may be lost, no more.
+				if now := w.free(t); now < free-64 {
+					t.Errorf("%d free chunks, %d before", now, free)
+				}
+			})
+		}
+	})
 }
 
 // free waits until the bridge is at rest and returns its free chunks.
@@ -131,57 +137,61 @@ func (w *wire) free(t *testing.T) (n int) {
 // TestStopLeavesNothing opens and closes engines on the same interfaces, one
 // after the other: a restart succeeds at once.
 func TestStopLeavesNothing(t *testing.T) {
-	w := newWire(t, 2, nil)
-	goroutines := runtime.NumGoroutine()
-	for range 5 {
-		if err := w.e.Stop(); err != nil {
-			t.Fatal(err)
+	eachDriver(t, func(t *testing.T, d rx.Driver) {
+		w := newWire(t, d, 2, nil)
+		goroutines := runtime.NumGoroutine()
+		for range 5 {
+			if err := w.e.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			cfg := w.e.cfg
+			if err := w.box.Do(func() (err error) {
+				w.e, err = Open(cfg, w.e.log)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			w.e.Start()
+			if !w.try(t, 100) {
+				t.Fatal("the bridge does not pass after a restart")
+			}
 		}
-		cfg := w.e.cfg
-		if err := w.box.Do(func() (err error) {
-			w.e, err = Open(cfg, w.e.log)
-			return err
-		}); err != nil {
-			t.Fatal(err)
+		if n := runtime.NumGoroutine(); n > goroutines+3 {
+			t.Errorf("%d goroutines, %d before", n, goroutines)
 		}
-		w.e.Start()
-		if !w.try(t, 100) {
-			t.Fatal("the bridge does not pass after a restart")
-		}
-	}
-	if n := runtime.NumGoroutine(); n > goroutines+3 {
-		t.Errorf("%d goroutines, %d before", n, goroutines)
-	}
+	})
 }
 
 // TestPortsReopen closes and opens the ports of an engine that has not started,
 // as it does where zero copy is not to be had on every port: no chunk is lost.
 func TestPortsReopen(t *testing.T) {
-	w := newWire(t, 2, nil)
-	if err := w.e.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	var e *Engine
-	if err := w.box.Do(func() (err error) {
-		if e, err = Open(w.e.cfg, w.e.log); err != nil {
-			return err
+	eachDriver(t, func(t *testing.T, d rx.Driver) {
+		w := newWire(t, d, 2, nil)
+		if err := w.e.Stop(); err != nil {
+			t.Fatal(err)
 		}
-		e.cfg.ForceCopy = true
-		if err := e.closePorts(); err != nil {
-			return err
-		}
-		for _, k := range e.workers {
-			if got, want := k.pool.Free(), chunksPerPort*len(e.ports); got != want {
-				t.Errorf("worker %d has %d free chunks, want %d", k.id, got, want)
+		var e *Engine
+		if err := w.box.Do(func() (err error) {
+			if e, err = Open(w.e.cfg, w.e.log); err != nil {
+				return err
 			}
+			e.cfg.ForceCopy = true
+			if err := e.closePorts(); err != nil {
+				return err
+			}
+			for _, k := range e.workers {
+				if got, want := k.pool.Free(), chunksPerPort*len(e.ports); got != want {
+					t.Errorf("worker %d has %d free chunks, want %d", k.id, got, want)
+				}
+			}
+			return e.openPorts()
+		}); err != nil {
+			t.Fatal(err)
 		}
-		return e.openPorts()
-	}); err != nil {
-		t.Fatal(err)
-	}
-	e.Start()
-	w.e = e // which the test's end stops
-	if !w.try(t, 100) {
-		t.Error("the bridge does not pass")
-	}
+		e.Start()
+		w.e = e // which the test's end stops
+		if !w.try(t, 100) {
+			t.Error("the bridge does not pass")
+		}
+	})
 }

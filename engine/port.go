@@ -20,7 +20,7 @@ type port struct {
 	mu      sync.Mutex // guards what follows
 	ifi     rx.Interface
 	program *rx.Program // nil while the interface is gone
-	queues  []*rx.Queue
+	queues  []rx.Queue
 	trouble string // the last error, so that it is said once
 }
 
@@ -97,8 +97,8 @@ func (e *Engine) portNumber(p *port) int {
 const bindPatience = 2 * time.Second
 
 // openQueue opens a queue on the shared UMEM.
-func (e *Engine) openQueue(ifindex, queue int, free []uint64) (*rx.Queue, int, error) {
-	o := rx.QueueOptions{ForceCopy: e.cfg.ForceCopy, TXBudget: txBudget}
+func (e *Engine) openQueue(ifindex, queue int, free []uint64) (rx.Queue, int, error) {
+	o := rx.QueueOptions{Driver: e.cfg.Driver, ForceCopy: e.cfg.ForceCopy, TXBudget: txBudget}
 	for deadline := time.Now().Add(bindPatience); ; time.Sleep(10 * time.Millisecond) {
 		q, took, err := rx.OpenQueue(e.umem, ifindex, queue, e.anyQueue(), free, o)
 		if err == nil || !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
@@ -108,7 +108,7 @@ func (e *Engine) openQueue(ifindex, queue int, free []uint64) (*rx.Queue, int, e
 }
 
 // anyQueue returns a queue that is bound, to share the UMEM with.
-func (e *Engine) anyQueue() *rx.Queue {
+func (e *Engine) anyQueue() rx.Queue {
 	for _, p := range e.ports {
 		for _, q := range p.queues {
 			if q != nil && !q.Gone() {
@@ -120,7 +120,7 @@ func (e *Engine) anyQueue() *rx.Queue {
 }
 
 // attach puts the program on an interface, with its queues.
-func (e *Engine) attach(ifi rx.Interface, queues []*rx.Queue) (*rx.Program, error) {
+func (e *Engine) attach(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error) {
 	steer := rx.SteerTraffic
 	if e.cfg.Mode == Bridge {
 		steer = rx.SteerAll
@@ -253,7 +253,7 @@ func (e *Engine) losePort(p *port) error {
 func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 	at := e.portNumber(p)
 	ctx := context.Background()
-	var queues []*rx.Queue
+	var queues []rx.Queue
 	closeAll := func() {
 		for i, q := range queues {
 			var chunks []uint64

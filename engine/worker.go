@@ -68,7 +68,7 @@ type worker struct {
 
 // workerPort is what a worker knows of a port.
 type workerPort struct {
-	queue  *rx.Queue // nil while the interface is gone
+	queue  rx.Queue // nil while the interface is gone
 	checks packet.Checks
 	out    []rx.Desc
 }
@@ -176,6 +176,9 @@ func (w *worker) admit(h handed, k int, mine bool) bool {
 		}
 	}
 	w.from[k] = h
+	if k%shard.Group == shard.Group-1 {
+		w.shard.Expect(w.pkts[k+1-shard.Group : k+1])
+	}
 	return true
 }
 

@@ -33,8 +33,8 @@ func (p *Pool) Peek(n int) []uint64 { return p.free[max(len(p.free)-n, 0):] }
 func (p *Pool) Take(n int) { p.free = p.free[:len(p.free)-n] }
 
 // Refill gives at most n free chunks to the fill ring of q.
-func (p *Pool) Refill(q *Queue, n int) {
-	if chunks := p.Peek(q.fill.room(n)); len(chunks) > 0 {
+func (p *Pool) Refill(q Queue, n int) {
+	if chunks := p.Peek(q.Room(n)); len(chunks) > 0 {
 		p.Take(q.Fill(chunks)) // all of them: there is room
 	}
 }

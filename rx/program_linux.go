@@ -41,7 +41,7 @@ type Program struct {
 // by the given sockets, registers those, and only then attaches it, so that no
 // frame comes to a queue without a socket. A frame longer than maxFrame is
 // dropped.
-func LoadProgram(ifindex int, queues []*Queue, steer Steer, maxFrame uint32, mode XDPMode) (*Program, error) {
+func LoadProgram(ifindex int, queues []Queue, steer Steer, maxFrame uint32, mode XDPMode) (*Program, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raising the limit on locked memory: %w", privilege(err))
 	}
@@ -111,9 +111,9 @@ func (p *Program) attach(ifindex int, mode XDPMode) error {
 func (p *Program) Mode() XDPMode { return p.mode }
 
 // register hands the frames of a receive queue to the socket of q.
-func (p *Program) register(q *Queue) error {
-	if err := p.objs.Sockets.Update(uint32(q.id), uint32(q.fd), ebpf.UpdateAny); err != nil {
-		return fmt.Errorf("queue %d: registering the socket: %w", q.id, err)
+func (p *Program) register(q Queue) error {
+	if err := p.objs.Sockets.Update(uint32(q.ID()), uint32(q.FD()), ebpf.UpdateAny); err != nil {
+		return fmt.Errorf("queue %d: registering the socket: %w", q.ID(), err)
 	}
 	return nil
 }
