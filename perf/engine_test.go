@@ -8,30 +8,91 @@ import (
 	"github.com/xdpct/xdpct/flow"
 )
 
-// TestEngineLoad: generated packets are what they should be: all of known
-// connections, none INVALID.
-func TestEngineLoad(t *testing.T) {
-	for _, load := range []EngineLoad{
-		{Flows: 1, Proto: flow.UDP, Size: 60, Batch: 32, Checksum: true},
-		{Flows: 100_000, Proto: flow.UDP, Size: 60, Batch: 64, Checksum: true},
-		{Flows: 70_000, Proto: flow.UDP, IPv6: true, Size: 80, Batch: 64, Checksum: true},
-		{Flows: 70_000, Proto: flow.TCP, Size: 64, Batch: 64, Checksum: true},
-		{Flows: 70_000, Proto: flow.TCP, IPv6: true, Size: 1514, Batch: 64, Checksum: true},
+// loads are small ones of every kind.
+func loads() map[string]EngineLoad {
+	all := map[string]EngineLoad{}
+	add := func(name string, change func(*EngineLoad)) {
+		l := DefaultLoad()
+		l.Flows, l.Checksum, l.Duration = 40_000, true, 50*time.Millisecond
+		change(&l)
+		all[name] = l
+	}
+	add("udp", func(*EngineLoad) {})
+	add("one", func(l *EngineLoad) { l.Flows, l.Batch = 1, 32 })
+	add("udp6", func(l *EngineLoad) { l.IPv6 = true })
+	add("tcp", func(l *EngineLoad) { l.Proto = flow.TCP })
+	add("tcp6", func(l *EngineLoad) { l.Proto, l.IPv6, l.Size = flow.TCP, true, 1518 })
+	add("icmp", func(l *EngineLoad) { l.Proto = flow.ICMP })
+	add("icmp6", func(l *EngineLoad) { l.Proto, l.IPv6 = flow.ICMP, true })
+	add("mix", func(l *EngineLoad) { l.Mix, l.IMIX, l.Order = true, true, Zipf })
+	add("sequential", func(l *EngineLoad) { l.Order = Sequential })
+	add("shards", func(l *EngineLoad) { l.Shards = 2 })
+	add("new", func(l *EngineLoad) { l.Work = New })
+	add("some new", func(l *EngineLoad) { l.Work, l.NewRate, l.Mix = New, 0.1, true })
+	add("new6", func(l *EngineLoad) { l.Work, l.Proto, l.IPv6 = New, flow.TCP, true })
+	add("lifecycle", func(l *EngineLoad) { l.Work, l.Proto = Lifecycle, flow.TCP })
+	add("syn flood", func(l *EngineLoad) { l.Work, l.Proto = Flood, flow.TCP })
+	add("udp flood", func(l *EngineLoad) { l.Work = Flood })
+	return all
+}
+
+// TestLoads: generated packets are what they should be: none INVALID, checksums
+// right, and as many of them new as the load says.
+func TestLoads(t *testing.T) {
+	for name, load := range loads() {
+		t.Run(name, func(t *testing.T) {
+			r, err := EngineBeside(load)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Invalid != 0 || r.Packets == 0 || r.AssuredLost != 0 || len(r.Reasons) != 0 {
+				t.Errorf("%+v", r)
+			}
+			fresh := float64(r.Inserts) / float64(r.Packets)
+			want := map[Work]float64{Established: 0, New: load.NewRate, Lifecycle: 1. / 6, Flood: 1}[load.Work]
+			if fresh < want*0.9 || fresh > want*1.1 {
+				t.Errorf("%.3f of the packets were new, want %.3f", fresh, want)
+			}
+			if (load.Work == Flood) != (r.Evictions > 0) {
+				t.Errorf("%d evictions", r.Evictions)
+			}
+		})
+	}
+}
+
+// TestBadLoads: every field out of range is refused by name.
+func TestBadLoads(t *testing.T) {
+	for name, change := range map[string]func(*EngineLoad){
+		"flows 0":       func(l *EngineLoad) { l.Flows = 0 },
+		"too many":      func(l *EngineLoad) { l.Flows = maxFlows + 1 },
+		"batch":         func(l *EngineLoad) { l.Batch = 65 },
+		"size":          func(l *EngineLoad) { l.Size = 63 },
+		"shards":        func(l *EngineLoad) { l.Shards = 0 },
+		"more shards":   func(l *EngineLoad) { l.Flows, l.Shards = 1, 2 },
+		"new rate":      func(l *EngineLoad) { l.NewRate = 1.5 },
+		"order":         func(l *EngineLoad) { l.Order = "backwards" },
+		"work":          func(l *EngineLoad) { l.Work = "none" },
+		"udp lifecycle": func(l *EngineLoad) { l.Work = Lifecycle },
+		"icmp flood":    func(l *EngineLoad) { l.Work, l.Proto = Flood, flow.ICMP },
+		"protocol":      func(l *EngineLoad) { l.Proto = flow.SCTP },
+		"duration":      func(l *EngineLoad) { l.Duration = 0 },
 	} {
-		r, err := Engine(load)
-		if err != nil || r.Invalid != 0 || r.Packets == 0 {
-			t.Errorf("%+v: %+v %v", load, r, err)
+		l := DefaultLoad()
+		change(&l)
+		if _, err := Engine(l); err == nil {
+			t.Errorf("%s: no error", name)
 		}
 	}
 }
 
 func BenchmarkEngine(b *testing.B) {
-	for _, load := range []EngineLoad{
-		{Flows: 1, Proto: flow.UDP}, {Flows: 1000, Proto: flow.UDP}, {Flows: 100_000, Proto: flow.UDP},
-		{Flows: 1_000_000, Proto: flow.UDP}, {Flows: 1_000_000, Proto: flow.TCP}, {Flows: 8_000_000, Proto: flow.UDP},
-	} {
-		b.Run(fmt.Sprintf("proto=%v/flows=%d", load.Proto, load.Flows), func(b *testing.B) {
-			load.Size, load.Batch, load.Duration = 60, 64, 1500*time.Millisecond
+	for _, of := range []struct {
+		proto flow.Proto
+		flows int
+	}{{flow.UDP, 1}, {flow.UDP, 1000}, {flow.UDP, 100_000}, {flow.UDP, 1_000_000}, {flow.TCP, 1_000_000}, {flow.UDP, 8_000_000}} {
+		b.Run(fmt.Sprintf("proto=%v/flows=%d", of.proto, of.flows), func(b *testing.B) {
+			load := DefaultLoad()
+			load.Proto, load.Flows, load.Duration = of.proto, of.flows, 1500*time.Millisecond
 			for range b.N {
 				r, err := Engine(load)
 				if err != nil {

@@ -46,9 +46,9 @@ func (l *limit) close() {
 
 // round touches the lines of `chunks` packets and returns the nanoseconds a packet.
 func (l *limit) round() float64 {
-	for i := range l.at {
+	for i, chunk := range rand.Perm(chunks) {
 		l.at[i] = [3]uint32{
-			uint32(i * chunkSize), uint32(rand.IntN(l.lines[1]) * line), uint32(rand.IntN(l.lines[2]) * 2),
+			uint32(chunk*chunkSize + rx.Headroom), uint32(rand.IntN(l.lines[1]) * line), uint32(rand.IntN(l.lines[2]) * 2),
 		}
 	}
 	frames, index, slab := l.mem[0], l.mem[1], l.mem[2]
