@@ -1,0 +1,173 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpct/xdpct/engine"
+)
+
+// kernel is the kernel as a router between the two ports.
+type kernel struct {
+	setup Setup
+	track bool // with nf_conntrack
+	lab   *Lab
+	undo  []func() error
+}
+
+// start makes the box route, and tunes conntrack as its operator would: room for
+// the connections, and a bucket for each.
+func (k *kernel) start(l *Lab) error {
+	k.lab = l
+	if err := errors.Join(
+		l.box.Sysctl("net/ipv4/ip_forward", "1"),
+		l.box.Sysctl("net/ipv4/conf/all/rp_filter", "0"),
+		l.box.Sysctl("net/ipv4/conf/default/rp_filter", "0"),
+		k.route(inName, firstSource.AsSlice(), genMAC), k.route(outName, destination.AsSlice(), sinkMAC),
+		l.enableNAPI(),
+	); err != nil {
+		return err
+	}
+	if !k.track {
+		return nil
+	}
+	room := k.setup.Flows + k.setup.Flows/4
+	for name, least := range map[string]int{"nf_conntrack_max": room, "nf_conntrack_buckets": k.setup.Flows} {
+		if err := k.raise(name, least); err != nil {
+			return err
+		}
+	}
+	return k.rule(nftables.ChainHookForward, expr.VerdictAccept)
+}
+
+// route sends a /16 out of an interface, to a neighbour that need not answer.
+func (k *kernel) route(ifname string, ip net.IP, mac net.HardwareAddr) error {
+	ifi, err := k.lab.box.Link(ifname)
+	if err != nil {
+		return err
+	}
+	nl, at := k.lab.box.Netlink(), ifi.Attrs().Index
+	subnet := &net.IPNet{IP: ip.Mask(net.CIDRMask(16, 32)), Mask: net.CIDRMask(16, 32)}
+	own := &net.IPNet{IP: net.IPv4(ip[0], ip[1], 255, 254), Mask: subnet.Mask}
+	return errors.Join(
+		nl.AddrAdd(ifi, &netlink.Addr{IPNet: own}),
+		nl.NeighAdd(&netlink.Neigh{LinkIndex: at, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac}),
+	)
+}
+
+// raise raises a limit of conntrack that all namespaces share, until stop.
+func (k *kernel) raise(name string, least int) error {
+	path := filepath.Join("/proc/sys/net/netfilter", name)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	old, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if old >= least {
+		return nil
+	}
+	k.undo = append(k.undo, func() error { return os.WriteFile(path, text, 0o644) })
+	return os.WriteFile(path, strconv.AppendInt(nil, int64(least), 10), 0o644)
+}
+
+// rule adds a chain with one rule that looks at the state, so that conntrack is
+// there, and gives the verdict.
+func (k *kernel) rule(hook *nftables.ChainHook, verdict expr.VerdictKind) error {
+	c, err := nftables.New(nftables.WithNetNSFd(k.lab.box.FD()))
+	if err != nil {
+		return err
+	}
+	t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "bench"})
+	chain := c.AddChain(&nftables.Chain{
+		Name: fmt.Sprintf("hook%d", *hook), Table: t, Type: nftables.ChainTypeFilter,
+		Hooknum: hook, Priority: nftables.ChainPriorityFilter,
+	})
+	const newOrEstablished = 1<<1 | 1<<3 // NF_CT_STATE_BIT
+	c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{newOrEstablished, 0, 0, 0}, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+		&expr.Counter{},
+		&expr.Verdict{Kind: verdict},
+	}})
+	return c.Flush()
+}
+
+// ready makes a tap of it, if it is to be one. The drop comes before routing and
+// after the lookup; earlier, an entry would never be confirmed.
+func (k *kernel) ready() error {
+	if k.track && k.setup.Mode == engine.Tap {
+		return k.rule(nftables.ChainHookPrerouting, expr.VerdictDrop)
+	}
+	return nil
+}
+
+func (k *kernel) flows() (n int, ok bool, err error) {
+	if !k.track {
+		return 0, false, nil
+	}
+	err = k.lab.box.Do(func() error {
+		text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
+		if err == nil {
+			n, err = strconv.Atoi(strings.TrimSpace(string(text)))
+		}
+		return err
+	})
+	return n, true, err
+}
+
+// taken reads the counter of the dropping rule.
+func (k *kernel) taken() (n uint64, err error) {
+	c, err := nftables.New(nftables.WithNetNSFd(k.lab.box.FD()))
+	if err != nil {
+		return 0, err
+	}
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return 0, err
+	}
+	for _, chain := range chains {
+		if *chain.Hooknum != *nftables.ChainHookPrerouting {
+			continue
+		}
+		rules, err := c.GetRules(chain.Table, chain)
+		if err != nil {
+			return 0, err
+		}
+		for _, r := range rules {
+			for _, e := range r.Exprs {
+				if count, ok := e.(*expr.Counter); ok {
+					n += count.Packets
+				}
+			}
+		}
+	}
+	return n, nil
+}
+
+func (k *kernel) flush() error {
+	return k.lab.box.Netlink().ConntrackTableFlush(netlink.ConntrackTable)
+}
+
+func (k *kernel) detail() (Detail, error) { return Detail{Mode: "kernel"}, nil }
+
+func (k *kernel) stop() (err error) {
+	for _, u := range k.undo {
+		err = errors.Join(err, u())
+	}
+	k.undo = nil
+	return err
+}
