@@ -4,7 +4,7 @@ GO       ?= go
 LINT      = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 FUZZTIME ?= 60s
 
-.PHONY: build demo test lint race bench fuzz pgo generate drift clean
+.PHONY: build demo test lint race bench perf fuzz pgo generate drift clean
 
 build: ## the program, as bin/xdpct
 	$(GO) build -o bin/xdpct ./cmd/xdpct
@@ -25,6 +25,14 @@ race: ## the suite under the race detector
 bench: ## one iteration of every benchmark
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
 
+SUITE = $(GO) run -pgo cmd/xdpct/default.pgo ./perf/suite
+
+perf: ## every scenario, compared with perf/baseline.jsonl and plotted (as root)
+	mkdir -p bin
+	$(SUITE) run -o bin/perf.jsonl
+	$(SUITE) plot -o bin bin/perf.jsonl
+	$(SUITE) compare perf/baseline.jsonl bin/perf.jsonl
+
 fuzz: ## every fuzz target for FUZZTIME
 	$(GO) test ./packet -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./shard -run '^$$' -fuzz FuzzDatagrams -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
@@ -32,11 +40,11 @@ fuzz: ## every fuzz target for FUZZTIME
 pgo: ## the profile that guides the build of the program anew
 	$(GO) test ./perf -run '^$$' -bench Engine -benchtime 2x -cpuprofile cmd/xdpct/default.pgo -o /dev/null
 
-generate: ## the XDP object anew (needs clang, llvm-strip and libbpf-dev)
-	$(GO) generate ./rx
+generate: ## the BPF objects anew (needs clang, llvm-strip and libbpf-dev)
+	$(GO) generate ./rx ./perf/wire
 
 drift: generate ## fail if what is checked in is not what is generated
-	git diff --exit-code -- rx/xdp_bpfel.go rx/xdp_bpfel.o
+	git diff --exit-code -- rx/xdp_bpfel.go rx/xdp_bpfel.o perf/wire/wire_bpfel.go perf/wire/wire_bpfel.o
 
 clean:
 	rm -rf bin
