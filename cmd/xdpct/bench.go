@@ -2,9 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,68 +13,166 @@ import (
 	"github.com/xdpct/xdpct/perf"
 )
 
+// benchFlags are the flags of bench that are not yet what they mean.
+type benchFlags struct {
+	pps, asJSON, lifecycle, wire bool
+	proto, size, flood, order    string
+	ip                           int
+	load                         perf.EngineLoad
+	onWire                       wireFlags
+}
+
 func benchCommand() *cobra.Command {
-	var pps, asJSON, checksum bool
-	var proto string
-	var ip int
-	load := perf.EngineLoad{}
+	b := &benchFlags{load: perf.DefaultLoad()}
 	cmd := &cobra.Command{
 		Use:   "bench --pps",
-		Short: "Measure how many packets a second one shard tracks",
-		Long: `Run packets of established connections, chosen at random, through one shard in
-memory: parse, hash and judge, batch by batch. Beside the rate stands the limit: the
-rate at which the same core touches as many cache lines at random, with nothing in
-between. On a noisy machine their ratio is the figure that counts.
+		Short: "Measure how many packets a second are tracked",
+		Long: `Measure packets a second.
 
-Needs no root and no network.`,
-		Example: "  xdpct bench --pps\n  xdpct bench --pps --flows 8000000 --proto tcp --json",
-		Args:    args(cobra.NoArgs),
+Without --wire, in memory: packets of many connections go through a shard as they
+would in a port's worker, parsed, hashed and judged batch by batch. Beside the rate
+stands the limit: the rate at which the same core touches as many cache lines at
+random, with nothing to wait for in between. On a noisy machine their ratio is the
+figure that counts. Needs no root and no network.
+
+With --wire, between namespaces that are made for it and go with it: a generator in
+the kernel, veth pairs, and xdpct as a bridge or a tap; with --compare, the kernel and
+others on the same wires by turns. Needs root.`,
+		Example: `  xdpct bench --pps
+  xdpct bench --pps --flows 8000000 --proto tcp --json
+  xdpct bench --pps --lifecycle
+  xdpct bench --pps --flood syn
+  xdpct bench --pps --wire --compare kernel
+  xdpct bench --pps --wire --mode tap --flows 1000 --compare kernel,xdp_drop
+  xdpct bench --pps --wire --ndr`,
+		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !pps {
-				return usageError{fmt.Errorf("say what to measure: --pps")}
+			if !b.pps {
+				return usageError{errors.New("say what to measure: --pps")}
 			}
-			switch strings.ToLower(proto) {
-			case "udp":
-				load.Proto = flow.UDP
-			case "tcp":
-				load.Proto = flow.TCP
-			default:
-				return usageError{fmt.Errorf("--proto %q: must be udp or tcp", proto)}
+			if b.wire {
+				return b.onWire.run(cmd, b)
 			}
-			if ip != 4 && ip != 6 {
-				return usageError{fmt.Errorf("--ip %d: must be 4 or 6", ip)}
+			if name := firstChanged(cmd, wireOnly); name != "" {
+				return usageError{fmt.Errorf("--%s needs --wire", name)}
 			}
-			load.IPv6, load.Checksum = ip == 6, checksum
-			if err := load.Validate(); err != nil {
-				return usageError{err}
-			}
-			r, err := perf.Engine(load)
-			if err != nil {
-				return err
-			}
-			out := cmd.OutOrStdout()
-			if asJSON {
-				return json.NewEncoder(out).Encode(r)
-			}
-			_, err = fmt.Fprintf(out, `scenario        %s
-rate            %.2f Mpps a core
-a packet        %.1f ns: %.1f parse and hash, %.1f judge
-limit           %.2f Mpps, of which this is %.2f
-bytes a flow    %.1f
-packets         %d, %d INVALID
-`, r.Scenario, r.PPS/1e6, r.NSPerPacket, r.NSParse, r.NSJudge, r.LimitPPS/1e6, r.LimitRatio, r.BytesPerFlow, r.Packets, r.Invalid)
-			return err
+			return b.engine(cmd)
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&pps, "pps", false, "packets a second, in memory")
-	f.IntVar(&load.Flows, "flows", 1_000_000, "number of connections, 1..16777216")
-	f.StringVar(&proto, "proto", "udp", "udp or tcp")
-	f.IntVar(&ip, "ip", 4, "IP version, 4 or 6")
-	f.IntVar(&load.Size, "size", 64, "frame length in bytes, without its checksum")
-	f.IntVar(&load.Batch, "batch", 64, "packets judged at once, 1..64")
-	f.BoolVar(&checksum, "checksum", false, "verify transport checksums, as without a card that does")
-	f.DurationVar(&load.Duration, "duration", 3*time.Second, "how long to measure, after setting up")
-	f.BoolVar(&asJSON, "json", false, "print JSON")
+	f.BoolVar(&b.pps, "pps", false, "packets a second")
+	f.IntVar(&b.load.Flows, "flows", b.load.Flows, "number of connections, 1..16777216")
+	f.StringVar(&b.size, "size", "64", "frame length in bytes, with its checksum, 64..1518, or imix")
+	f.DurationVar(&b.load.Duration, "duration", b.load.Duration, "how long to measure, after setting up")
+	f.BoolVar(&b.asJSON, "json", false, "print JSON")
+	f.StringVar(&b.proto, "proto", "udp", "udp, tcp, icmp or mix")
+	f.IntVar(&b.ip, "ip", 4, "IP version, 4 or 6")
+	f.StringVar(&b.order, "order", string(b.load.Order), "which connection is next: uniform, zipf or sequential")
+	f.IntVar(&b.load.Shards, "shards", b.load.Shards, "number of shards, each on a core of its own")
+	f.IntVar(&b.load.Batch, "batch", b.load.Batch, "packets judged at once, 1..64")
+	f.Float64Var(&b.load.NewRate, "new-rate", 0, "share of packets that begin a connection, up to 1")
+	f.BoolVar(&b.lifecycle, "lifecycle", false, "whole TCP connections, from SYN to the last ACK")
+	f.StringVar(&b.flood, "flood", "", "syn or udp: first packets while the table is full, half of it ASSURED")
+	f.BoolVar(&b.load.Checksum, "checksum", false, "verify transport checksums, as where the card does not")
+	b.onWire.register(f)
+	f.BoolVar(&b.wire, "wire", false, "on veth pairs instead of in memory")
 	return cmd
+}
+
+// firstChanged returns the first of the flags that was given.
+func firstChanged(cmd *cobra.Command, names []string) string {
+	for _, n := range names {
+		if cmd.Flags().Changed(n) {
+			return n
+		}
+	}
+	return ""
+}
+
+// engine is the measurement in memory.
+func (b *benchFlags) engine(cmd *cobra.Command) error {
+	if err := b.engineLoad(cmd); err != nil {
+		return usageError{err}
+	}
+	r, err := perf.EngineBeside(b.load)
+	if err != nil {
+		return err
+	}
+	if b.asJSON {
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
+	}
+	return r.WriteText(cmd.OutOrStdout())
+}
+
+// engineLoad makes a load of the flags.
+func (b *benchFlags) engineLoad(cmd *cobra.Command) error {
+	l := &b.load
+	switch strings.ToLower(b.proto) {
+	case "udp":
+		l.Proto = flow.UDP
+	case "tcp":
+		l.Proto = flow.TCP
+	case "icmp":
+		l.Proto = flow.ICMP
+	case "mix":
+		l.Mix = true
+	default:
+		return fmt.Errorf("--proto %q: must be udp, tcp, icmp or mix", b.proto)
+	}
+	if b.ip != 4 && b.ip != 6 {
+		return fmt.Errorf("--ip %d: must be 4 or 6", b.ip)
+	}
+	l.IPv6, l.Order = b.ip == 6, perf.Order(b.order)
+	size, isIMIX, err := frameSize(b.size)
+	if err != nil {
+		return err
+	}
+	l.Size, l.IMIX = size, isIMIX
+	if err := b.chooseWork(cmd); err != nil {
+		return err
+	}
+	return l.Validate()
+}
+
+func (b *benchFlags) chooseWork(cmd *cobra.Command) error {
+	l, given := &b.load, 0
+	for _, name := range []string{"new-rate", "lifecycle", "flood"} {
+		if cmd.Flags().Changed(name) {
+			given++
+		}
+	}
+	if given > 1 {
+		return errors.New("--new-rate, --lifecycle and --flood exclude each other")
+	}
+	switch {
+	case cmd.Flags().Changed("new-rate"):
+		l.Work = perf.New
+	case b.lifecycle:
+		l.Work, l.Proto, l.NewRate = perf.Lifecycle, flow.TCP, 1
+		if cmd.Flags().Changed("proto") && b.proto != "tcp" {
+			return errors.New("--lifecycle is TCP's")
+		}
+	case b.flood != "":
+		protos := map[string]flow.Proto{"syn": flow.TCP, "udp": flow.UDP}
+		p, ok := protos[strings.ToLower(b.flood)]
+		if !ok {
+			return fmt.Errorf("--flood %q: must be syn or udp", b.flood)
+		}
+		l.Work, l.Proto, l.NewRate = perf.Flood, p, 1
+	default:
+		l.NewRate = 1
+	}
+	return nil
+}
+
+// frameSize reads a frame length, or imix.
+func frameSize(s string) (size int, isIMIX bool, err error) {
+	if strings.EqualFold(s, "imix") {
+		return 64, true, nil
+	}
+	size, err = strconv.Atoi(s)
+	if err != nil {
+		return 0, false, fmt.Errorf("--size %q: must be a number or imix", s)
+	}
+	return size, false, nil
 }

@@ -29,9 +29,17 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"xdpct": main})
 }
 
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { runScripts(t, "testdata/script") }
+
+// TestRootScripts runs what needs root.
+func TestRootScripts(t *testing.T) {
+	testenv.Root(t)
+	runScripts(t, "testdata/root")
+}
+
+func runScripts(t *testing.T, dir string) {
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
