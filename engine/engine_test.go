@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -283,4 +284,35 @@ func addAddress(ifname, cidr string) error {
 		return err
 	}
 	return netlink.AddrAdd(link, addr)
+}
+
+// TestNoGarbage: a worker allocates nothing for the frames that it forwards.
+func TestNoGarbage(t *testing.T) {
+	eachDriver(t, func(t *testing.T, d rx.Driver) {
+		w := newWire(t, d, 1, nil)
+		if !w.try(t, 100) {
+			t.Fatal("the bridge does not pass")
+		}
+		frame := udpFrame(1, 100, false)
+		const frames = 20_000
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range frames {
+			if err := w.raw[0].Send(frame); err != nil {
+				t.Fatal(err)
+			}
+		}
+		runtime.ReadMemStats(&after)
+		s, err := w.e.Stats(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if total := s.Total(); total.Packets < frames/2 {
+			t.Errorf("only %d of %d frames were tracked", total.Packets, frames)
+		}
+		// The supervisor looks at the interfaces now and then.
+		if n := after.Mallocs - before.Mallocs; n > frames/20 {
+			t.Errorf("%d allocations for %d frames", n, frames)
+		}
+	})
 }
