@@ -164,12 +164,12 @@ func check(s, r *flow.TCPSeen, seq, end, sack uint32) flow.Reason {
 	return flow.NoReason
 }
 
-// countRetransmission counts how often the same ACK was repeated.
+// countRetransmission counts how often the same ACK was repeated. The caller
+// records the packet's direction.
 func countRetransmission(t *flow.TCPTrack, d flow.Direction, seq, ack, end uint32, win uint16) {
 	if t.Last.Dir() == d && t.LastSeq == seq && t.LastAck == ack && t.LastEnd == end && t.LastWin == win {
 		t.Retrans++
 		return
 	}
-	t.Last.SetPacket(d, t.Last.Index())
 	t.LastSeq, t.LastAck, t.LastEnd, t.LastWin, t.Retrans = seq, ack, end, win, 0
 }

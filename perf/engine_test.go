@@ -107,3 +107,18 @@ func BenchmarkEngine(b *testing.B) {
 		})
 	}
 }
+
+// TestNoGarbage: parse, hash and judge allocate nothing, whatever the load.
+func TestNoGarbage(t *testing.T) {
+	for name, load := range loads() {
+		e, err := newEngineRun(load, 0)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		n := e.round()
+		if a := testing.AllocsPerRun(5, func() { e.judge(n) }); a != 0 {
+			t.Errorf("%s: %v allocations a round of %d packets", name, a, n)
+		}
+		e.close()
+	}
+}
