@@ -101,6 +101,7 @@ type engineRun struct {
 
 	before              shard.Stats
 	judged, parsed, lim []float64 // nanoseconds a packet, by round
+	all                 []float64 // the same as judged, until the last shard was done
 }
 
 // newEngineRun makes shard number i with its connections set up.
@@ -338,13 +339,18 @@ func (e *engineRun) measure(b *barrier) error {
 		e.judge(n)
 		e.judged = append(e.judged, float64(time.Since(begin))/float64(n))
 		b.wait(true)
+		e.all = append(e.all, float64(time.Since(begin))/float64(n))
 		begin = time.Now()
 		for at := 0; at < n; at += e.load.Batch {
 			e.parse(at, n)
 		}
 		e.parsed = append(e.parsed, float64(time.Since(begin))/float64(n))
+		e.limit.choose()
 		b.wait(true)
-		e.lim = append(e.lim, e.limit.round())
+		begin = time.Now()
+		e.limit.touch()
+		b.wait(true)
+		e.lim = append(e.lim, float64(time.Since(begin))/chunks)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package perf
 
 import (
 	"math/rand/v2"
-	"time"
 
 	"github.com/xdpct/xdpct/rx"
 )
@@ -13,6 +12,7 @@ type limit struct {
 	maps  []*rx.UMEM // any memory in huge pages would do
 	mem   [3][]byte
 	lines [3]int
+	order [chunks]int // of the chunks
 	at    [chunks][3]uint32
 	sink  uint64
 }
@@ -21,6 +21,9 @@ const line = 64
 
 func newLimit(flows int) (*limit, error) {
 	l := &limit{}
+	for i := range l.order {
+		l.order[i] = i
+	}
 	sizes := [3]int{chunks * chunkSize, max(flows*7, 4096), max(flows*128, 4096)}
 	for i, size := range sizes {
 		u, err := rx.NewUMEM((size+rx.MinChunk-1)/rx.MinChunk, rx.MinChunk)
@@ -44,16 +47,20 @@ func (l *limit) close() {
 	}
 }
 
-// round touches the lines of `chunks` packets and returns the nanoseconds a packet.
-func (l *limit) round() float64 {
-	for i, chunk := range rand.Perm(chunks) {
+// choose chooses the lines of `chunks` packets.
+func (l *limit) choose() {
+	rand.Shuffle(chunks, func(i, j int) { l.order[i], l.order[j] = l.order[j], l.order[i] })
+	for i, chunk := range l.order {
 		l.at[i] = [3]uint32{
 			uint32(chunk*chunkSize + rx.Headroom), uint32(rand.IntN(l.lines[1]) * line), uint32(rand.IntN(l.lines[2]) * 2),
 		}
 	}
+}
+
+// touch touches them.
+func (l *limit) touch() {
 	frames, index, slab := l.mem[0], l.mem[1], l.mem[2]
 	sink := l.sink
-	begin := time.Now()
 	for i := range l.at {
 		a := &l.at[i]
 		sink += uint64(frames[a[0]]) + uint64(index[a[1]])
@@ -61,7 +68,5 @@ func (l *limit) round() float64 {
 		slab[e]++
 		slab[e+line]++
 	}
-	took := time.Since(begin)
 	l.sink = sink
-	return float64(took) / chunks
 }

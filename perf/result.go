@@ -58,7 +58,7 @@ func sumUp(load EngineLoad, runs []*engineRun) EngineResult {
 	var before, after shard.Stats
 	for _, e := range runs {
 		ns, parse := median(e.judged), median(e.parsed)
-		r.PPS += 1e9 / ns
+		r.PPS += 1e9 / median(e.all)
 		r.LimitPPS += 1e9 / median(e.lim)
 		r.NSParse += parse / float64(len(runs))
 		r.NSPerPacket += ns / float64(len(runs))
