@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
@@ -11,6 +13,7 @@ import (
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/perf"
+	"github.com/xdpct/xdpct/perf/wire"
 )
 
 // benchFlags are the flags of bench that are not yet what they mean.
@@ -50,6 +53,8 @@ others on the same wires by turns. Needs root.`,
 			if !b.pps {
 				return usageError{errors.New("say what to measure: --pps")}
 			}
+			stop := context.AfterFunc(cmd.Context(), endBench)
+			defer stop()
 			if b.wire {
 				return b.onWire.run(cmd, b)
 			}
@@ -78,6 +83,19 @@ others on the same wires by turns. Needs root.`,
 	f.BoolVar(&b.wire, "wire", false, "on veth pairs instead of in memory")
 	return cmd
 }
+
+// endBench ends the program when it is told to: a measurement has nothing to save,
+// but may have changed something outside of its namespaces.
+func endBench() {
+	if err := wire.Restore(); err != nil {
+		fmt.Fprintln(os.Stderr, "xdpct:", err)
+	}
+	os.Exit(exitInterrupted)
+}
+
+// exitInterrupted is the exit status of a program that was interrupted, as a
+// shell has it: 128 and SIGINT.
+const exitInterrupted = 130
 
 // firstChanged returns the first of the flags that was given.
 func firstChanged(cmd *cobra.Command, names []string) string {

@@ -11,14 +11,26 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpct/xdpct/perf/wire"
 )
 
 func main() {
+	// A measurement has nothing to save, but may have changed something outside
+	// of its namespaces.
+	ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	context.AfterFunc(ctx, func() {
+		_ = wire.Restore()
+		os.Exit(130)
+	})
 	root := &cobra.Command{
 		Use: "suite", Short: "Measure xdpct, compare and plot the results",
 		SilenceUsage: true, SilenceErrors: true,

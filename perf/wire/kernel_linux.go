@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -22,7 +23,28 @@ type kernel struct {
 	setup Setup
 	track bool // with nf_conntrack
 	lab   *Lab
-	undo  []func() error
+}
+
+// limits are what kernels have raised for all of the machine: how each was
+// before, by name.
+var limits struct {
+	sync.Mutex
+	before map[string][]byte
+}
+
+const limitsDir = "/proc/sys/net/netfilter"
+
+// Restore puts back what measurements that are not finished have changed outside
+// of their namespaces: for a program that is told to end. Any goroutine may
+// call it.
+func Restore() (err error) {
+	limits.Lock()
+	defer limits.Unlock()
+	for name, text := range limits.before {
+		err = errors.Join(err, os.WriteFile(filepath.Join(limitsDir, name), text, 0o644))
+		delete(limits.before, name)
+	}
+	return err
 }
 
 // start makes the box route, and tunes conntrack as its operator would: room for
@@ -47,7 +69,10 @@ func (k *kernel) start(l *Lab) error {
 			return err
 		}
 	}
-	return k.rule(nftables.ChainHookForward, expr.VerdictAccept)
+	if err := k.rule(nftables.ChainHookForward, expr.VerdictAccept); err != nil {
+		return err
+	}
+	return l.box.Sysctl("net/netfilter/nf_conntrack_udp_timeout", strconv.Itoa(udpTimeout))
 }
 
 // route sends a /16 out of an interface, to a neighbour that need not answer.
@@ -67,7 +92,9 @@ func (k *kernel) route(ifname string, ip net.IP, mac net.HardwareAddr) error {
 
 // raise raises a limit of conntrack that all namespaces share, until stop.
 func (k *kernel) raise(name string, least int) error {
-	path := filepath.Join("/proc/sys/net/netfilter", name)
+	limits.Lock()
+	defer limits.Unlock()
+	path := filepath.Join(limitsDir, name)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -79,7 +106,10 @@ func (k *kernel) raise(name string, least int) error {
 	if old >= least {
 		return nil
 	}
-	k.undo = append(k.undo, func() error { return os.WriteFile(path, text, 0o644) })
+	if limits.before == nil {
+		limits.before = map[string][]byte{}
+	}
+	limits.before[name] = text
 	return os.WriteFile(path, strconv.AppendInt(nil, int64(least), 10), 0o644)
 }
 
@@ -164,10 +194,4 @@ func (k *kernel) flush() error {
 
 func (k *kernel) detail() (Detail, error) { return Detail{Mode: "kernel"}, nil }
 
-func (k *kernel) stop() (err error) {
-	for _, u := range k.undo {
-		err = errors.Join(err, u())
-	}
-	k.undo = nil
-	return err
-}
+func (k *kernel) stop() error { return Restore() }

@@ -34,6 +34,10 @@ type Setup struct {
 	CPU int
 }
 
+// udpTimeout is how long connections live without a packet, in seconds: longer
+// than any measurement takes, or the first would be gone before the last is there.
+const udpTimeout = 600
+
 // system is a subject at work.
 type system interface {
 	// start makes it work in the box of a Lab.

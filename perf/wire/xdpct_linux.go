@@ -21,6 +21,7 @@ func (t *tracker) start(l *Lab) error {
 	cfg := engine.DefaultConfig()
 	cfg.Mode, cfg.XDP, cfg.CPUs, cfg.FrameSize = t.setup.Mode, t.setup.XDP, []int{t.setup.CPU}, rx.MinChunk
 	cfg.Settings.Max = t.setup.Flows + t.setup.Flows/4
+	cfg.Settings.L4.Timeouts.UDP = udpTimeout
 	cfg.Driver = t.driver
 	cfg.Ports = []engine.PortConfig{{Interface: inName}}
 	if t.setup.Mode == engine.Bridge {
