@@ -11,9 +11,6 @@ import (
 // it a few hundred times a second.
 type CPUTime struct{ User, System, SoftIRQ, Idle time.Duration }
 
-// Busy is all but idle time.
-func (c CPUTime) Busy() time.Duration { return c.User + c.System + c.SoftIRQ }
-
 // readCPUs returns the time of every CPU since the machine started.
 func readCPUs() ([]CPUTime, error) {
 	text, err := os.ReadFile("/proc/stat")
