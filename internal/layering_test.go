@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 	"perf":        {"flow", "packet", "l4", "table", "shard", "rx", "engine"},
 	"perf/netlab": {},
 	"perf/wire":   {"flow", "rx", "engine", "perf/netlab"},
-	"perf/suite":  {"flow", "rx", "engine", "perf", "perf/wire"},
+	"perf/suite":  {"rx", "engine", "perf", "perf/wire"},
 	"cmd/xdpct":   {"flow", "packet", "shard", "rx", "rx/capture", "engine", "export", "control", "perf", "perf/netlab", "perf/wire"},
 
 	"internal":           {},

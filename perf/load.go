@@ -2,6 +2,7 @@ package perf
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/xdpct/xdpct/flow"
@@ -104,6 +105,24 @@ func (l *EngineLoad) Validate() error {
 		return nil
 	}
 	return fmt.Errorf("protocol %v: must be udp, tcp or icmp", l.Proto)
+}
+
+// SetProto sets the protocol by its name: udp, tcp, icmp or mix.
+func (l *EngineLoad) SetProto(name string) error {
+	l.Mix = false
+	switch strings.ToLower(name) {
+	case "udp":
+		l.Proto = flow.UDP
+	case "tcp":
+		l.Proto = flow.TCP
+	case "icmp":
+		l.Proto = flow.ICMP
+	case "mix":
+		l.Mix = true
+	default:
+		return fmt.Errorf("proto %q: must be udp, tcp, icmp or mix", name)
+	}
+	return nil
 }
 
 // Scenario names the load.

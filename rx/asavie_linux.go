@@ -24,6 +24,7 @@ import (
 //   - Its Program throws out other XDP programs and stays when the process dies.
 //     Here this package's Program is used with it.
 //   - It never unmaps its rings, which keeps the queue bound. Here Close does.
+//     What it mapped before a bind that failed cannot be reached, and stays.
 //   - It sends at most 32 frames a call in copy mode. Here Kick goes on.
 type asavie struct {
 	id    int

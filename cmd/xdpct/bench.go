@@ -125,17 +125,8 @@ func (b *benchFlags) engine(cmd *cobra.Command) error {
 // engineLoad makes a load of the flags.
 func (b *benchFlags) engineLoad(cmd *cobra.Command) error {
 	l := &b.load
-	switch strings.ToLower(b.proto) {
-	case "udp":
-		l.Proto = flow.UDP
-	case "tcp":
-		l.Proto = flow.TCP
-	case "icmp":
-		l.Proto = flow.ICMP
-	case "mix":
-		l.Mix = true
-	default:
-		return fmt.Errorf("--proto %q: must be udp, tcp, icmp or mix", b.proto)
+	if err := l.SetProto(b.proto); err != nil {
+		return err
 	}
 	if b.ip != 4 && b.ip != 6 {
 		return fmt.Errorf("--ip %d: must be 4 or 6", b.ip)

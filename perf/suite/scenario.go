@@ -10,7 +10,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/xdpct/xdpct/engine"
-	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/perf"
 	"github.com/xdpct/xdpct/perf/wire"
 	"github.com/xdpct/xdpct/rx"
@@ -101,17 +100,10 @@ func (e *engineSpec) load(d time.Duration) (perf.EngineLoad, error) {
 	set(&l.Shards, e.Shards)
 	set(&l.Batch, e.Batch)
 	set(&l.NewRate, e.NewRate)
-	switch e.Proto {
-	case "", "udp":
-		l.Proto = flow.UDP
-	case "tcp":
-		l.Proto = flow.TCP
-	case "icmp":
-		l.Proto = flow.ICMP
-	case "mix":
-		l.Mix = true
-	default:
-		return l, fmt.Errorf("proto %q: must be udp, tcp, icmp or mix", e.Proto)
+	if e.Proto != "" {
+		if err := l.SetProto(e.Proto); err != nil {
+			return l, err
+		}
 	}
 	if e.IP != 0 && e.IP != 4 && e.IP != 6 {
 		return l, fmt.Errorf("ip %d: must be 4 or 6", e.IP)
@@ -134,6 +126,8 @@ func (w *wireSpec) options(d time.Duration) wire.Options {
 		Duration: d,
 	}
 	set(&o.XDP, w.XDP)
-	set(&o.Size, w.Size)
+	if w.Size != 0 {
+		o.Size = w.Size - 4 // the frame's checksum counts, as in an engine scenario
+	}
 	return o
 }
