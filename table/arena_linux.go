@@ -16,8 +16,7 @@ const hugePage = 2 << 20
 
 // newArena maps size bytes of zeroed memory. It asks for huge pages, which the
 // kernel grants where it can; the memory is there either way. All of it is
-// written to at once: clearing a huge page on first use stalls the packets long
-// enough to lose some.
+// written to at once, so that no packet waits while a page is cleared.
 func newArena(size int) (*arena, error) {
 	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
