@@ -57,6 +57,11 @@ func tcpTimeout(name string, st flow.TCPState) setting {
 		func(t *l4.Timeouts) *uint32 { return &t.TCP[st] })
 }
 
+func sctpTimeout(name string, st flow.SCTPState) setting {
+	return timeout("nf_conntrack_sctp_timeout_"+name, "SCTP in "+st.String(),
+		func(t *l4.Timeouts) *uint32 { return &t.SCTP[st] })
+}
+
 func flag(name, doc string, field func(*Settings) *bool) setting {
 	return setting{
 		name, doc, 0, 1,
@@ -106,6 +111,16 @@ var settings = []setting{
 	tcpTimeout("close", flow.TCPClose),
 	timeout("nf_conntrack_tcp_timeout_max_retrans", "TCP that is stuck", func(t *l4.Timeouts) *uint32 { return &t.TCPMaxRetrans }),
 	timeout("nf_conntrack_tcp_timeout_unacknowledged", "TCP with data that is not acknowledged", func(t *l4.Timeouts) *uint32 { return &t.TCPUnacknowledged }),
+	timeout("nf_conntrack_gre_timeout", "GRE without an answer", func(t *l4.Timeouts) *uint32 { return &t.GRE }),
+	timeout("nf_conntrack_gre_timeout_stream", "GRE with traffic in both directions", func(t *l4.Timeouts) *uint32 { return &t.GREStream }),
+	sctpTimeout("closed", flow.SCTPClosed),
+	sctpTimeout("cookie_wait", flow.SCTPCookieWait),
+	sctpTimeout("cookie_echoed", flow.SCTPCookieEchoed),
+	sctpTimeout("established", flow.SCTPEstablished),
+	sctpTimeout("shutdown_sent", flow.SCTPShutdownSent),
+	sctpTimeout("shutdown_recd", flow.SCTPShutdownRecd),
+	sctpTimeout("shutdown_ack_sent", flow.SCTPShutdownAckSent),
+	sctpTimeout("heartbeat_sent", flow.SCTPHeartbeatSent),
 	count("xdpct_adaptive_start", "percent of nf_conntrack_max from which timeouts of connections that are not ASSURED shrink; 0 is never", 0, 100,
 		func(s *Settings) *int { return &s.AdaptiveStart }),
 	count("xdpct_adaptive_end", "percent of nf_conntrack_max at which they would reach nothing", 1, 1000,

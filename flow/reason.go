@@ -29,21 +29,27 @@ const (
 	ReasonL4Checksum      // the transport checksum is wrong
 	ReasonTCPHeaderLength // the TCP data offset is below 20 or beyond the packet
 	ReasonTCPFlags        // a combination of TCP flags that no stack sends
+	ReasonGREProtocol     // GRE version 1 that does not carry PPP
 	ReasonICMPType        // an ICMP type that is neither query, reply nor error
 	ReasonICMPErrorQuote  // an ICMP error whose quoted packet is cut off, a later fragment, or cannot be inverted
 	ReasonICMPRedirect    // an ICMPv6 redirect not from a link-local neighbour, or without the redirected packet
 
 	// Packets that nf_conntrack calls INVALID because of the connection they belong to, or have not.
 
-	ReasonICMPErrorUnknown // an ICMP error about a connection that does not exist
-	ReasonICMPErrorAddress // an ICMP error sent to another host than the one that it is about
-	ReasonICMPNoRequest    // an ICMP reply that nobody asked for
-	ReasonTCPNoConnection  // a TCP packet that cannot begin a connection
-	ReasonTCPNotLoose      // a connection already under way, and nf_conntrack_tcp_loose is 0
-	ReasonTCPState         // a TCP packet that the state of its connection forbids
-	ReasonTCPRst           // a RST below what the other side has acknowledged
-	ReasonTCPSeqAbove      // SEQ is over the upper bound: over the window of the receiver
-	ReasonTCPAckAbove      // ACK is over the upper bound: it acknowledges data not seen yet
+	ReasonICMPErrorUnknown  // an ICMP error about a connection that does not exist
+	ReasonICMPErrorAddress  // an ICMP error sent to another host than the one that it is about
+	ReasonICMPNoRequest     // an ICMP reply that nobody asked for
+	ReasonTCPNoConnection   // a TCP packet that cannot begin a connection
+	ReasonTCPNotLoose       // a connection already under way, and nf_conntrack_tcp_loose is 0
+	ReasonTCPState          // a TCP packet that the state of its connection forbids
+	ReasonTCPRst            // a RST below what the other side has acknowledged
+	ReasonTCPSeqAbove       // SEQ is over the upper bound: over the window of the receiver
+	ReasonTCPAckAbove       // ACK is over the upper bound: it acknowledges data not seen yet
+	ReasonSCTPChunks        // no SCTP chunks, cut-off ones, or ones that must not come together
+	ReasonSCTPNoAssociation // an SCTP packet that cannot begin an association
+	ReasonSCTPTag           // a verification tag that is not that of the association
+	ReasonSCTPState         // an SCTP chunk that the state of the association forbids
+	ReasonSCTPCollision     // an INIT ACK of another association than the one under way
 
 	// Accepted without being tracked.
 
@@ -56,6 +62,7 @@ const (
 	ReasonTCPSeqBeyond    // more bytes than the window allowed, accepted in case the peer does
 	ReasonTCPSeqBelow     // SEQ is under the lower bound: already acknowledged data retransmitted
 	ReasonTCPAckBelow     // ACK is under the lower bound: possibly overly delayed
+	ReasonSCTPIgnored     // an SCTP packet that passes, but renews no timer: INIT again, HEARTBEAT with another tag
 
 	// Frames that are dropped for want of room or of a way out.
 
@@ -78,50 +85,57 @@ const (
 )
 
 var reasonTexts = [NumReasons]struct{ name, text string }{
-	ReasonFrameTooShort:    {"frame_too_short", "shorter than an Ethernet header, or a VLAN tag that is cut off"},
-	ReasonFrameTooLarge:    {"frame_too_large", "does not fit a UMEM chunk"},
-	ReasonIPTooShort:       {"ip_too_short", "the IP header is cut off"},
-	ReasonIPVersion:        {"ip_version", "the version field is not that of the EtherType"},
-	ReasonIPHeaderLength:   {"ip_header_length", "the IPv4 header length is below 20 or beyond the packet"},
-	ReasonIPTotalLength:    {"ip_total_length", "the IP length field is beyond the frame or below the header"},
-	ReasonIPHeaderChecksum: {"ip_header_checksum", "the IPv4 header checksum is wrong"},
-	ReasonFragmentHeader:   {"fragment_header", "an IPv6 fragment header that is cut off, or that nothing follows although it says so"},
-	ReasonFragment:         {"fragment", "a fragment of a datagram; not reassembled yet"},
-	ReasonIPv6ExtHeader:    {"ipv6_ext_header", "the chain of extension headers is cut off, or ends in No Next Header"},
-	ReasonL4TooShort:       {"l4_too_short", "the transport header is cut off"},
-	ReasonL4Length:         {"l4_length", "the UDP length field is beyond the packet or below 8"},
-	ReasonL4Checksum:       {"l4_checksum", "the transport checksum is wrong"},
-	ReasonTCPHeaderLength:  {"tcp_header_length", "the TCP data offset is below 20 or beyond the packet"},
-	ReasonTCPFlags:         {"tcp_flags", "a combination of TCP flags that no stack sends"},
-	ReasonICMPType:         {"icmp_type", "an ICMP type that is neither query, reply nor error"},
-	ReasonICMPErrorQuote:   {"icmp_error_quote", "an ICMP error whose quoted packet is cut off, a later fragment, or cannot be inverted"},
-	ReasonICMPRedirect:     {"icmp_redirect", "an ICMPv6 redirect not from a link-local neighbour, or without the redirected packet"},
-	ReasonICMPErrorUnknown: {"icmp_error_unknown", "an ICMP error about a connection that does not exist"},
-	ReasonICMPErrorAddress: {"icmp_error_address", "an ICMP error sent to another host than the one that it is about"},
-	ReasonICMPNoRequest:    {"icmp_no_request", "an ICMP reply that nobody asked for"},
-	ReasonTCPNoConnection:  {"tcp_no_connection", "a TCP packet that cannot begin a connection"},
-	ReasonTCPNotLoose:      {"tcp_not_loose", "a connection already under way, and nf_conntrack_tcp_loose is 0"},
-	ReasonTCPState:         {"tcp_state", "a TCP packet that the state of its connection forbids"},
-	ReasonTCPRst:           {"tcp_rst", "a RST below what the other side has acknowledged"},
-	ReasonTCPSeqAbove:      {"tcp_seq_above", "SEQ is over the upper bound: over the window of the receiver"},
-	ReasonTCPAckAbove:      {"tcp_ack_above", "ACK is over the upper bound: it acknowledges data not seen yet"},
-	ReasonVLANTooDeep:      {"vlan_too_deep", "more than two VLAN tags"},
-	ReasonTCPIgnoredState:  {"tcp_ignored_state", "a packet outside the state, let through to draw an answer"},
-	ReasonTCPChallenge:     {"tcp_challenge", "a challenge ACK"},
-	ReasonTCPSeqBeyond:     {"tcp_seq_beyond", "more bytes than the window allowed, accepted in case the peer does"},
-	ReasonTCPSeqBelow:      {"tcp_seq_below", "SEQ is under the lower bound: already acknowledged data retransmitted"},
-	ReasonTCPAckBelow:      {"tcp_ack_below", "ACK is under the lower bound: possibly overly delayed"},
-	ReasonTableFull:        {"table_full", "the table is full and holds nothing that may be evicted"},
-	ReasonProbeLimit:       {"probe_limit", "no slot within the bounded probe sequence"},
-	ReasonNoPort:           {"no_port", "the other port of the bridge is down or gone"},
-	ReasonTXRingFull:       {"tx_ring_full", "the transmit ring of the other port stayed full"},
-	ReasonTXError:          {"tx_error", "the kernel refused the frame"},
-	ReasonBadDescriptor:    {"bad_descriptor", "the kernel named a frame that does not lie in one chunk"},
-	ReasonHandoverFull:     {"handover_full", "the ring to the owning shard is full"},
-	ReasonXDPNoSocket:      {"xdp_no_socket", "no AF_XDP socket serves the receive queue"},
-	ReasonFillRingEmpty:    {"fill_ring_empty", "no free chunk was there to receive into"},
-	ReasonRXRingFull:       {"rx_ring_full", "the receive ring was full"},
-	ReasonRXDropped:        {"rx_dropped", "the kernel could not hand the frame to the socket for another reason"},
+	ReasonFrameTooShort:     {"frame_too_short", "shorter than an Ethernet header, or a VLAN tag that is cut off"},
+	ReasonFrameTooLarge:     {"frame_too_large", "does not fit a UMEM chunk"},
+	ReasonIPTooShort:        {"ip_too_short", "the IP header is cut off"},
+	ReasonIPVersion:         {"ip_version", "the version field is not that of the EtherType"},
+	ReasonIPHeaderLength:    {"ip_header_length", "the IPv4 header length is below 20 or beyond the packet"},
+	ReasonIPTotalLength:     {"ip_total_length", "the IP length field is beyond the frame or below the header"},
+	ReasonIPHeaderChecksum:  {"ip_header_checksum", "the IPv4 header checksum is wrong"},
+	ReasonFragmentHeader:    {"fragment_header", "an IPv6 fragment header that is cut off, or that nothing follows although it says so"},
+	ReasonFragment:          {"fragment", "a fragment of a datagram; not reassembled yet"},
+	ReasonIPv6ExtHeader:     {"ipv6_ext_header", "the chain of extension headers is cut off, or ends in No Next Header"},
+	ReasonL4TooShort:        {"l4_too_short", "the transport header is cut off"},
+	ReasonL4Length:          {"l4_length", "the UDP length field is beyond the packet or below 8"},
+	ReasonL4Checksum:        {"l4_checksum", "the transport checksum is wrong"},
+	ReasonTCPHeaderLength:   {"tcp_header_length", "the TCP data offset is below 20 or beyond the packet"},
+	ReasonTCPFlags:          {"tcp_flags", "a combination of TCP flags that no stack sends"},
+	ReasonGREProtocol:       {"gre_protocol", "GRE version 1 that does not carry PPP"},
+	ReasonICMPType:          {"icmp_type", "an ICMP type that is neither query, reply nor error"},
+	ReasonICMPErrorQuote:    {"icmp_error_quote", "an ICMP error whose quoted packet is cut off, a later fragment, or cannot be inverted"},
+	ReasonICMPRedirect:      {"icmp_redirect", "an ICMPv6 redirect not from a link-local neighbour, or without the redirected packet"},
+	ReasonICMPErrorUnknown:  {"icmp_error_unknown", "an ICMP error about a connection that does not exist"},
+	ReasonICMPErrorAddress:  {"icmp_error_address", "an ICMP error sent to another host than the one that it is about"},
+	ReasonICMPNoRequest:     {"icmp_no_request", "an ICMP reply that nobody asked for"},
+	ReasonTCPNoConnection:   {"tcp_no_connection", "a TCP packet that cannot begin a connection"},
+	ReasonTCPNotLoose:       {"tcp_not_loose", "a connection already under way, and nf_conntrack_tcp_loose is 0"},
+	ReasonTCPState:          {"tcp_state", "a TCP packet that the state of its connection forbids"},
+	ReasonTCPRst:            {"tcp_rst", "a RST below what the other side has acknowledged"},
+	ReasonTCPSeqAbove:       {"tcp_seq_above", "SEQ is over the upper bound: over the window of the receiver"},
+	ReasonTCPAckAbove:       {"tcp_ack_above", "ACK is over the upper bound: it acknowledges data not seen yet"},
+	ReasonSCTPChunks:        {"sctp_chunks", "no SCTP chunks, cut-off ones, or ones that must not come together"},
+	ReasonSCTPNoAssociation: {"sctp_no_association", "an SCTP packet that cannot begin an association"},
+	ReasonSCTPTag:           {"sctp_tag", "a verification tag that is not that of the association"},
+	ReasonSCTPState:         {"sctp_state", "an SCTP chunk that the state of the association forbids"},
+	ReasonSCTPCollision:     {"sctp_collision", "an INIT ACK of another association than the one under way"},
+	ReasonVLANTooDeep:       {"vlan_too_deep", "more than two VLAN tags"},
+	ReasonTCPIgnoredState:   {"tcp_ignored_state", "a packet outside the state, let through to draw an answer"},
+	ReasonTCPChallenge:      {"tcp_challenge", "a challenge ACK"},
+	ReasonTCPSeqBeyond:      {"tcp_seq_beyond", "more bytes than the window allowed, accepted in case the peer does"},
+	ReasonTCPSeqBelow:       {"tcp_seq_below", "SEQ is under the lower bound: already acknowledged data retransmitted"},
+	ReasonTCPAckBelow:       {"tcp_ack_below", "ACK is under the lower bound: possibly overly delayed"},
+	ReasonSCTPIgnored:       {"sctp_ignored", "an SCTP packet that passes, but renews no timer: INIT again, HEARTBEAT with another tag"},
+	ReasonTableFull:         {"table_full", "the table is full and holds nothing that may be evicted"},
+	ReasonProbeLimit:        {"probe_limit", "no slot within the bounded probe sequence"},
+	ReasonNoPort:            {"no_port", "the other port of the bridge is down or gone"},
+	ReasonTXRingFull:        {"tx_ring_full", "the transmit ring of the other port stayed full"},
+	ReasonTXError:           {"tx_error", "the kernel refused the frame"},
+	ReasonBadDescriptor:     {"bad_descriptor", "the kernel named a frame that does not lie in one chunk"},
+	ReasonHandoverFull:      {"handover_full", "the ring to the owning shard is full"},
+	ReasonXDPNoSocket:       {"xdp_no_socket", "no AF_XDP socket serves the receive queue"},
+	ReasonFillRingEmpty:     {"fill_ring_empty", "no free chunk was there to receive into"},
+	ReasonRXRingFull:        {"rx_ring_full", "the receive ring was full"},
+	ReasonRXDropped:         {"rx_dropped", "the kernel could not hand the frame to the socket for another reason"},
 }
 
 // String returns the name of the counter, "" for NoReason.

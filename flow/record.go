@@ -22,19 +22,21 @@ func (c *Conn) Record(now Millis) Record {
 	}
 }
 
-// TCPState returns the state of a TCP connection.
-func (r *Record) TCPState() (s TCPState, ok bool) {
-	return TCPState(r.State), r.Orig.L4.Proto() == TCP
+// StateName returns the name of state s of a protocol, "" for protocols that
+// have no states.
+func StateName(p Proto, s uint8) string {
+	switch p {
+	case TCP:
+		return TCPState(s).String()
+	case SCTP:
+		return SCTPState(s).String()
+	}
+	return ""
 }
 
 // StateName returns the name of the protocol's state, "" for protocols that
 // have none.
-func (r *Record) StateName() string {
-	if s, ok := r.TCPState(); ok {
-		return s.String()
-	}
-	return ""
-}
+func (r *Record) StateName() string { return StateName(r.Orig.L4.Proto(), r.State) }
 
 // EventKind is what happened to a connection (NFCT_T_NEW, _UPDATE, _DESTROY).
 type EventKind uint8

@@ -70,7 +70,32 @@ func (cfg *Config) Packet(c *flow.Conn, p *packet.Packet, d flow.Direction, now 
 	case flow.ICMPv6:
 		return accept(cfg.Timeouts.ICMPv6)
 	}
+	return cfg.other(c, p, d)
+}
+
+// other is Packet for the protocols that are rarer.
+func (cfg *Config) other(c *flow.Conn, p *packet.Packet, d flow.Direction) Result {
+	switch p.Proto {
+	case flow.SCTP:
+		return cfg.sctp(c, p, d)
+	case flow.UDPLite:
+		return replied(c, cfg.Timeouts.UDP, cfg.Timeouts.UDPStream)
+	case flow.GRE:
+		return replied(c, cfg.Timeouts.GRE, cfg.Timeouts.GREStream)
+	}
 	return accept(cfg.Timeouts.Generic)
+}
+
+// replied follows nf_conntrack_udplite_packet and nf_conntrack_gre_packet: the
+// first packet after an answer makes a stream.
+func replied(c *flow.Conn, timeout, stream uint32) Result {
+	if c.Status&flow.SeenReply == 0 {
+		return accept(timeout)
+	}
+	if c.Status&flow.NATClash == 0 {
+		c.Status |= flow.Assured
+	}
+	return accept(stream)
 }
 
 // udpStreamAfter is how long a UDP connection must last to count as a stream:

@@ -10,10 +10,15 @@ type Timeouts struct {
 	// TCPMaxRetrans and TCPUnacknowledged replace longer timeouts.
 	TCPMaxRetrans, TCPUnacknowledged uint32
 	// UDP is for connections without an answer, or younger than two seconds;
-	// UDPStream for the others.
+	// UDPStream for the others. Both serve UDP-Lite, too.
 	UDP, UDPStream uint32
-	ICMP, ICMPv6   uint32
-	Generic        uint32
+	// GRE is for tunnels without an answer, GREStream for the others.
+	GRE, GREStream uint32
+	// SCTP is indexed by flow.SCTPState; SCTPNone is for packets that begin
+	// nothing.
+	SCTP         [flow.NumSCTPStates]uint32
+	ICMP, ICMPv6 uint32
+	Generic      uint32
 }
 
 // LinuxTimeouts are the defaults of Linux 6.18.
@@ -32,6 +37,17 @@ func LinuxTimeouts() Timeouts {
 		},
 		TCPMaxRetrans: 300, TCPUnacknowledged: 300,
 		UDP: 30, UDPStream: 120,
+		GRE: 30, GREStream: 180,
+		SCTP: [flow.NumSCTPStates]uint32{
+			flow.SCTPClosed:          10,
+			flow.SCTPCookieWait:      3,
+			flow.SCTPCookieEchoed:    3,
+			flow.SCTPEstablished:     210,
+			flow.SCTPShutdownSent:    3,
+			flow.SCTPShutdownRecd:    3,
+			flow.SCTPShutdownAckSent: 3,
+			flow.SCTPHeartbeatSent:   30,
+		},
 		ICMP: 30, ICMPv6: 30,
 		Generic: 600,
 	}

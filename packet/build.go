@@ -77,6 +77,46 @@ func AppendUDP(b []byte, ip IP, sport, dport uint16, payload []byte) []byte {
 	return AppendIP(b, ip, flow.UDP, d)
 }
 
+// AppendUDPLite appends an IP datagram with a UDP-Lite datagram between two ports,
+// the first covered bytes of which the checksum is over; 0 means all.
+func AppendUDPLite(b []byte, ip IP, sport, dport, covered uint16, payload []byte) []byte {
+	d := binary.BigEndian.AppendUint16(nil, sport)
+	d = binary.BigEndian.AppendUint16(d, dport)
+	d = binary.BigEndian.AppendUint16(d, covered)
+	d = append(append(d, 0, 0), payload...)
+	n := len(d)
+	if covered != 0 {
+		n = min(n, int(covered))
+	}
+	c := ^sum(d[:n], ip.pseudoSum(len(d), flow.UDPLite))
+	if c == 0 {
+		c = 0xffff
+	}
+	binary.BigEndian.PutUint16(d[6:], c)
+	return AppendIP(b, ip, flow.UDPLite, d)
+}
+
+// AppendSCTP appends an IP datagram with an SCTP packet of chunks.
+func AppendSCTP(b []byte, ip IP, sport, dport uint16, vtag uint32, chunks []byte) []byte {
+	s := binary.BigEndian.AppendUint16(nil, sport)
+	s = binary.BigEndian.AppendUint16(s, dport)
+	s = binary.BigEndian.AppendUint32(s, vtag)
+	s = append(append(s, 0, 0, 0, 0), chunks...)
+	binary.LittleEndian.PutUint32(s[8:], sctpSum(s))
+	return AppendIP(b, ip, flow.SCTP, s)
+}
+
+// AppendChunk appends an SCTP chunk, padded to a multiple of four.
+func AppendChunk(b []byte, typ, flags uint8, value []byte) []byte {
+	b = append(b, typ, flags)
+	b = binary.BigEndian.AppendUint16(b, uint16(4+len(value)))
+	b = append(b, value...)
+	for len(b)%4 != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
 // AppendICMP appends an IP datagram with an ICMP or ICMPv6 message, by the
 // family of ip. rest is the second word of the header: identifier and sequence
 // number, or what an error has there.
@@ -96,17 +136,21 @@ func AppendICMP(b []byte, ip IP, typ, code uint8, rest uint32, payload []byte) [
 func setChecksum(seg []byte, at int, ip IP, proto flow.Proto) {
 	var pseudo uint64
 	if proto != flow.ICMP {
-		f := flow.IPv6
-		if ip.Src.Is4() {
-			f = flow.IPv4
-		}
-		pseudo = pseudoSum(flow.AddrFrom(ip.Src), flow.AddrFrom(ip.Dst), f, uint32(len(seg)), proto)
+		pseudo = ip.pseudoSum(len(seg), proto)
 	}
 	c := ^sum(seg, pseudo)
 	if c == 0 && proto == flow.UDP {
 		c = 0xffff // 0 means none (RFC 768)
 	}
 	binary.BigEndian.PutUint16(seg[at:], c)
+}
+
+func (ip IP) pseudoSum(n int, proto flow.Proto) uint64 {
+	f := flow.IPv6
+	if ip.Src.Is4() {
+		f = flow.IPv4
+	}
+	return pseudoSum(flow.AddrFrom(ip.Src), flow.AddrFrom(ip.Dst), f, uint32(n), proto)
 }
 
 // MAC is an Ethernet address.

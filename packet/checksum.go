@@ -84,6 +84,8 @@ func (p *Packet) CompleteChecksum() bool {
 	}
 	var at int
 	switch p.Proto {
+	case flow.SCTP:
+		return completeSCTP(p.Frame[p.L4:end])
 	case flow.TCP:
 		at = 16
 	case flow.UDP, flow.UDPLite:
@@ -114,4 +116,14 @@ func (p *Packet) CompleteChecksum() bool {
 	}
 	binary.BigEndian.PutUint16(field, done)
 	return true
+}
+
+// completeSCTP is CompleteChecksum for an SCTP packet.
+func completeSCTP(b []byte) bool {
+	if len(b) < sctpLen || !partialSCTP(b) {
+		return false
+	}
+	c := sctpSum(b)
+	binary.LittleEndian.PutUint32(b[8:], c)
+	return c != 0
 }

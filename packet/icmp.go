@@ -161,6 +161,10 @@ func quoted(q []byte, f flow.Family) (t flow.Tuple, ok bool) {
 			return t, false
 		}
 		src, dst = binary.BigEndian.Uint16(q[at+4:]), binary.BigEndian.Uint16(q[at:])
+	case flow.GRE:
+		if dst, ok = greKey(q[min(at, len(q)):]); !ok {
+			return t, false
+		}
 	}
 	t.L4 = flow.MakeL4(f, proto, 0, src, dst)
 	return t, true

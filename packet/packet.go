@@ -108,10 +108,17 @@ func (p *Packet) Options() []byte {
 	return p.Frame[p.L4+20 : end]
 }
 
+// Body returns the datagram from its transport header on, cut where a capture
+// was. Valid iff Kind is Data.
+func (p *Packet) Body() []byte {
+	end := min(int(p.L3)+int(p.Len), len(p.Frame))
+	return p.Frame[min(int(p.L4), end):end]
+}
+
 // Checks selects what Parse verifies beyond lengths.
 type Checks struct {
-	// Transport verifies TCP, UDP, ICMP and ICMPv6 checksums
-	// (nf_conntrack_checksum).
+	// Transport verifies the checksums of TCP, UDP, UDP-Lite, SCTP, ICMP and
+	// ICMPv6 (nf_conntrack_checksum).
 	Transport bool
 	// Partial accepts a transport checksum that covers only the pseudo header,
 	// as a local stack leaves it for the device to finish (CHECKSUM_PARTIAL).

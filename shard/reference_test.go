@@ -68,9 +68,7 @@ func (p *pairing) step(d []byte) string {
 		got.Reply = v.Dir == flow.Reply
 		got.Seen, got.Assured = v.Status&flow.SeenReply != 0, v.Status&flow.Assured != 0
 		got.Expires = p.now + int64(v.Expires.Until(flow.Millis(p.now)))
-		if k.Key.L4.Proto() == flow.TCP {
-			got.L4State = flow.TCPState(v.L4State).String()
-		}
+		got.L4State = flow.StateName(k.Key.L4.Proto(), v.L4State)
 	}
 	if got != want {
 		return fmt.Sprintf("at %d: %+v (%v), the reference says %+v\n%x", p.now, got, v.Reason, want, d)
@@ -179,7 +177,7 @@ func repair(d []byte) {
 	switch d[9] {
 	case 6:
 		at = 16
-	case 17:
+	case 17, 136:
 		at = 6
 	case 1:
 		at = 2

@@ -207,9 +207,7 @@ func describe(n int, f *capture.Frame, p *packet.Packet, v shard.Verdict, r *eng
 	}
 	if v.Conn {
 		line.Dir, line.Status, line.Timeout = v.Dir.String(), v.Status.Names(), r.Timeout(v)
-		if p.Key.L4.Proto() == flow.TCP {
-			line.L4State = flow.TCPState(v.L4State).String()
-		}
+		line.L4State = flow.StateName(p.Key.L4.Proto(), v.L4State)
 	} else if rec, ok := r.Named(); ok {
 		line.L4State, line.Timeout = rec.StateName(), rec.Timeout
 	}

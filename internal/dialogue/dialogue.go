@@ -83,7 +83,13 @@ func start(r *rand.Rand, n int, f flow.Family, net Network) conversation {
 	p := pair{f: f, net: net, firstB: r.IntN(4) == 0, id: uint16(10000 + n)}
 	p.addr[0] = net.Host(p.firstB, 1+r.IntN(net.Hosts), f)
 	p.addr[1] = net.Host(!p.firstB, 1+r.IntN(net.Hosts), f)
-	switch r.IntN(10) {
+	switch r.IntN(13) {
+	case 12:
+		return newTunnel(r, p)
+	case 11:
+		return newUDPLite(r, p)
+	case 10:
+		return newSCTP(r, p)
 	case 0, 1:
 		return newUDP(r, p)
 	case 2:

@@ -178,3 +178,75 @@ func extensions(r *rand.Rand, proto flow.Proto, body []byte) (flow.Proto, []byte
 	}
 	return proto, body
 }
+
+// udplite is udp with partial checksums.
+type udplite struct {
+	pair
+	said [2][]byte
+}
+
+func newUDPLite(_ *rand.Rand, p pair) *udplite { return &udplite{pair: p} }
+
+func (c *udplite) next(r *rand.Rand) (bool, []byte) {
+	i := r.IntN(2)
+	if quoted := c.said[1-i]; quoted != nil && one(r, 8) {
+		return icmpError(r, &c.pair, i, quoted)
+	}
+	sport, dport := c.id, uint16(5004)
+	if i == 1 {
+		sport, dport = dport, sport
+	}
+	payload := make([]byte, r.IntN(200))
+	covered := pick(r, 0, 0, 8, 8+len(payload), 8+r.IntN(len(payload)+1))
+	if one(r, 20) {
+		covered = pick(r, 1, 7, 9+len(payload), 0xffff)
+	}
+	d := packet.AppendUDPLite(nil, c.ip(i), sport, dport, uint16(covered), payload)
+	l4 := d[ipLen(d):]
+	if !one(r, 10) { // as the kernel verifies it: with the protocol number of UDP
+		sum := uint32(^binary.BigEndian.Uint16(l4[6:])) + 0xffff - uint32(flow.UDPLite-flow.UDP)
+		binary.BigEndian.PutUint16(l4[6:], ^uint16(sum+sum>>16))
+	}
+	if one(r, 20) {
+		l4[6], l4[7] = 0, 0
+	} else if at := 8 + r.IntN(len(payload)+1); at < len(l4) && one(r, 5) {
+		l4[at] ^= 1 // covered by the checksum, or not
+	}
+	c.said[i] = d
+	return c.fromB(i), d
+}
+
+// tunnel is GRE, plain or that of PPTP.
+type tunnel struct {
+	pair
+	version1 bool
+	said     [2][]byte
+}
+
+func newTunnel(r *rand.Rand, p pair) *tunnel { return &tunnel{pair: p, version1: one(r, 2)} }
+
+func (c *tunnel) next(r *rand.Rand) (bool, []byte) {
+	i := r.IntN(2)
+	if quoted := c.said[1-i]; quoted != nil && one(r, 8) {
+		return icmpError(r, &c.pair, i, quoted)
+	}
+	header := []byte{0, 0, 0x08, 0}
+	if c.version1 {
+		id := pick(r, c.id, 0)
+		header = []byte{0x30, 1, 0x88, 0x0b, 0, 4, byte(id >> 8), byte(id)}
+	}
+	switch r.IntN(15) {
+	case 0:
+		header[1] = byte(r.IntN(8))
+	case 1:
+		header[2] = 8
+	case 2:
+		header = header[:r.IntN(len(header))]
+	}
+	d := packet.AppendIP(nil, c.ip(i), flow.GRE, append(header, make([]byte, r.IntN(60))...))
+	if one(r, 20) {
+		d = packet.AppendIP(nil, c.ip(i), flow.GRE, header)
+	}
+	c.said[i] = d
+	return c.fromB(i), d
+}

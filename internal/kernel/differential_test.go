@@ -278,7 +278,7 @@ func split(t *testing.T, line string) (id string, timeout int) {
 	for _, w := range f[5:] {
 		name, value, _ := strings.Cut(w, "=")
 		switch name {
-		case "use", "zone", "mark":
+		case "use", "zone", "mark", "timeout", "stream_timeout": // the last two: GRE in /proc
 			continue
 		case "src", "dst": // /proc prints IPv6 addresses in full
 			w = name + "=" + netip.MustParseAddr(value).String()

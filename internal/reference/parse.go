@@ -9,6 +9,7 @@ type parsed struct {
 	outerDst netip.Addr // of an error: where it goes
 	length   int
 	seg      segment
+	body     []byte // of SCTP: from the common header on
 }
 
 // segment is a TCP segment.
@@ -157,11 +158,36 @@ func transport(d []byte, src, dst netip.Addr, proto, at, hops int) parsed {
 			return invalid
 		}
 		p.tuple.a, p.tuple.b = be16(body), be16(body[2:])
-	case 132, 136:
-		if len(body) < 4 {
+	case 132:
+		if len(body) < 12 || !goodCRC(body) {
 			return invalid
 		}
-		p.tuple.a, p.tuple.b = be16(body), be16(body[2:])
+		p.tuple.a, p.tuple.b, p.body = be16(body), be16(body[2:]), body
+	case 136:
+		if len(body) < 8 {
+			return invalid
+		}
+		whole, covered := body, be16(body[4:])
+		if covered == 0 {
+			covered = len(body)
+		}
+		if covered < 8 || covered > len(body) || be16(body[6:]) == 0 {
+			return invalid
+		}
+		// The pseudo header has the whole length, and the wrong protocol.
+		proto = 17
+		body = append([]byte(nil), body...)
+		for i := covered; i < len(body); i++ {
+			body[i] = 0
+		}
+		if !goodSum(true) {
+			return invalid
+		}
+		p.tuple.a, p.tuple.b = be16(whole), be16(whole[2:])
+	case 47:
+		if !greTuple(&p.tuple, body) {
+			return invalid
+		}
 	case 1, 58:
 		if len(body) < 8 || (proto == 1) != src.Is4() || !goodSum(proto == 58) {
 			return invalid
@@ -169,6 +195,31 @@ func transport(d []byte, src, dst netip.Addr, proto, at, hops int) parsed {
 		return icmp(p, body, hops)
 	}
 	return p
+}
+
+// greTuple names a tunnel: by the call id if it is one of PPTP.
+func greTuple(t *tuple, b []byte) bool {
+	if len(b) >= 8 && b[1]&7 == 1 {
+		t.b = be16(b[6:])
+		return be16(b[2:]) == 0x880b
+	}
+	return true
+}
+
+// goodCRC is the CRC-32C of RFC 9260, appendix A, a bit at a time.
+func goodCRC(b []byte) bool {
+	crc := ^uint32(0)
+	for i, c := range b {
+		if i >= 8 && i < 12 {
+			c = 0
+		}
+		crc ^= uint32(c)
+		for range 8 {
+			crc = crc>>1 ^ 0x82f63b78*(crc&1)
+		}
+	}
+	crc = ^crc
+	return b[8] == byte(crc) && b[9] == byte(crc>>8) && b[10] == byte(crc>>16) && b[11] == byte(crc>>24)
 }
 
 // knownFlags tells the combinations of flags that stacks send.
@@ -277,6 +328,10 @@ func quoted(q []byte, v4 bool) (t tuple, ok bool) {
 			return t, false
 		}
 		t.a, t.b = be16(rest), be16(rest[2:])
+	case 47:
+		if !greTuple(&t, rest) {
+			return t, false
+		}
 	case 1, 58:
 		if len(rest) < 8 {
 			return t, false

@@ -27,6 +27,7 @@ type Connection struct {
 	seen, assured bool
 	streamAt      int64
 	tcp           *tcpState
+	sctp          *sctpState
 	Packets       [2]uint64
 	Bytes         [2]uint64
 }
@@ -69,7 +70,10 @@ var timeouts = map[string]int64{
 	"SYN_SENT": 120, "SYN_RECV": 60, "ESTABLISHED": 432000, "FIN_WAIT": 120, "CLOSE_WAIT": 60,
 	"LAST_ACK": 30, "TIME_WAIT": 120, "CLOSE": 10, "SYN_SENT2": 120,
 	"retrans": 300, "unack": 300,
-	"udp": 30, "stream": 120, "icmp": 30, "generic": 600,
+	"udp": 30, "udp stream": 120, "gre": 30, "gre stream": 180,
+	"CLOSED": 10, "COOKIE_WAIT": 3, "COOKIE_ECHOED": 3, "SCTP ESTABLISHED": 210, "SHUTDOWN_SENT": 3,
+	"SHUTDOWN_RECD": 3, "SHUTDOWN_ACK_SENT": 3, "HEARTBEAT_SENT": 30,
+	"icmp": 30, "generic": 600,
 }
 
 func (t *Tracker) find(k tuple, now int64) *Connection {
@@ -90,6 +94,9 @@ func (c *Connection) verdict(state string, reply bool) Verdict {
 	v := Verdict{State: state, Known: true, Reply: reply, Seen: c.seen, Assured: c.assured, Expires: c.expires}
 	if c.tcp != nil {
 		v.L4State = c.tcp.state
+	}
+	if c.sctp != nil {
+		v.L4State = c.sctp.state
 	}
 	return v
 }
@@ -127,9 +134,18 @@ func (t *Tracker) Datagram(now int64, d []byte) Verdict {
 	case p.tuple.proto == 17:
 		out = accept(timeouts["udp"])
 		if c.seen && (c.assured || now > c.streamAt) {
-			out = accept(timeouts["stream"])
+			out = accept(timeouts["udp stream"])
 			c.assured = true
 		}
+	case p.tuple.proto == 136 || p.tuple.proto == 47:
+		kind := map[int]string{136: "udp", 47: "gre"}[p.tuple.proto]
+		out = accept(timeouts[kind])
+		if c.seen {
+			c.assured = true
+			out = accept(timeouts[kind+" stream"])
+		}
+	case c.sctp != nil:
+		out = c.sctpPacket(p.body, reply)
 	case p.tuple.proto == 1 || p.tuple.proto == 58:
 		out = accept(timeouts["icmp"])
 	default:
@@ -184,8 +200,13 @@ func (t *Tracker) begin(now int64, p parsed) Verdict {
 			return Verdict{State: "INVALID"}
 		}
 		out = t.tcpPacket(c, p, false, now)
-	case 17:
+	case 17, 136:
 		out = accept(timeouts["udp"])
+	case 47:
+		out = accept(timeouts["gre"])
+	case 132:
+		c.sctp = &sctpState{state: "NONE"}
+		out = c.sctpNew(p.body)
 	case 1, 58:
 		switch typ := p.tuple.b >> 8; {
 		case p.tuple.proto == 1 && (typ == 8 || typ == 13 || typ == 15 || typ == 17):
