@@ -1,6 +1,7 @@
 package control
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -41,12 +42,28 @@ func ParseProto(s string) (flow.Proto, error) {
 	return flow.Proto(n), nil
 }
 
+// parseFilter reads the filter of a request: the parameter filter, in JSON, or
+// family and proto.
 func parseFilter(r *http.Request) (f flow.Filter, err error) {
+	if j := r.FormValue("filter"); j != "" {
+		d := json.NewDecoder(strings.NewReader(j))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&f); err != nil {
+			return f, fmt.Errorf("filter: %w", err)
+		}
+		return f, nil
+	}
 	if f.Family, err = ParseFamily(r.FormValue("family")); err != nil {
 		return f, err
 	}
-	f.Proto, err = ParseProto(r.FormValue("proto"))
-	return f, err
+	if p := r.FormValue("proto"); p != "" {
+		n, err := ParseProto(p)
+		if err != nil {
+			return f, err
+		}
+		f.Proto = &n
+	}
+	return f, nil
 }
 
 // Query names one direction of a connection in text.

@@ -8,6 +8,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/rx"
 )
 
@@ -46,11 +47,20 @@ type Config struct {
 	Metrics string `yaml:"metrics"`
 	// Settings are the tracker's, see Settings.
 	Settings Settings `yaml:"settings"`
+	// Profile is the timeouts that Settings begin with: linux or rfc; empty
+	// means linux.
+	Profile string `yaml:"profile"`
+	// Zoning is made of the keys zones and timeouts.
+	Zoning Zoning `yaml:"-"`
 }
 
 // PortConfig is a port.
 type PortConfig struct {
 	Interface string `yaml:"interface"`
+	// Zone is that of packets that arrive here, but for those of a VLAN.
+	Zone PortZone `yaml:"zone"`
+	// VLANs are the zones of packets with a VLAN tag, by its id (the outer one).
+	VLANs map[uint16]PortZone `yaml:"vlans"`
 }
 
 // DefaultControl is where `run` listens and the other commands look.
@@ -87,12 +97,20 @@ func ReadConfig(r io.Reader) (Config, error) {
 		return c, err
 	}
 	root := doc.Content[0]
+	var timeouts, settings yaml.Node // they depend on the profile
 	if err := decodeMapping(root, map[string]any{
+		"profile": &c.Profile, "zones": &c.Zoning.Zones, "timeouts": &timeouts,
 		"mode": &c.Mode, "ports": &c.Ports, "shards": &c.Shards, "cpus": &c.CPUs, "xdp": &c.XDP,
 		"driver":     &c.Driver,
 		"force_copy": &c.ForceCopy, "frame_size": &c.FrameSize, "control": &c.Control,
-		"metrics": &c.Metrics, "settings": &c.Settings,
+		"metrics": &c.Metrics, "settings": &settings,
 	}); err != nil {
+		return c, err
+	}
+	if err := c.decodeSettings(&settings, &timeouts); err != nil {
+		if line := lineOf(root, "profile"); line > 0 && errors.As(err, new(*configError)) {
+			return c, fmt.Errorf("line %d: %w", line, err)
+		}
 		return c, err
 	}
 	var bad *configError
@@ -103,6 +121,27 @@ func ReadConfig(r io.Reader) (Config, error) {
 		return c, err
 	}
 	return c, nil
+}
+
+// decodeSettings decodes the settings over the profile, and the timeout policies
+// over the settings.
+func (c *Config) decodeSettings(settings, timeouts *yaml.Node) (err error) {
+	if c.Profile != "" {
+		t, ok := l4.TimeoutsByName(c.Profile)
+		if !ok {
+			return &configError{"profile", fmt.Sprintf("%q is neither linux nor rfc", c.Profile)}
+		}
+		c.Settings.L4.Timeouts = t
+	}
+	if !settings.IsZero() {
+		if err := settings.Decode(&c.Settings); err != nil {
+			return err
+		}
+	}
+	if !timeouts.IsZero() {
+		c.Zoning.Policies, err = decodePolicies(timeouts, c.Settings.L4.Timeouts)
+	}
+	return err
 }
 
 // decodeMapping decodes the values of a YAML mapping and refuses unknown and
@@ -158,7 +197,7 @@ func (s *Settings) UnmarshalYAML(n *yaml.Node) error {
 
 // UnmarshalYAML decodes a port.
 func (p *PortConfig) UnmarshalYAML(n *yaml.Node) error {
-	return decodeMapping(n, map[string]any{"interface": &p.Interface})
+	return decodeMapping(n, map[string]any{"interface": &p.Interface, "zone": &p.Zone, "vlans": &p.VLANs})
 }
 
 // configError is a value that is wrong, and the key that has it.
@@ -220,6 +259,9 @@ func (c *Config) Validate() error {
 	}
 	if err := c.Settings.Validate(); err != nil {
 		return bad("settings", "%v", err)
+	}
+	if err := c.Zoning.validate(); err != nil {
+		return bad("zones", "%v", err)
 	}
 	return nil
 }

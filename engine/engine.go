@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/rx"
@@ -31,6 +32,7 @@ type Engine struct {
 	ports   []*port
 	workers []*worker
 	hub     hub
+	expect  *expect.Table
 	ns      netns.NsHandle // in which the interfaces are
 	log     *slog.Logger
 
@@ -135,6 +137,9 @@ func (e *Engine) makeWorkers(n int) error {
 		cpus = allowedCPUs()
 	}
 	start := time.Now()
+	sc := e.cfg.Settings.shardConfig(n, &e.secret, &e.cfg.Zoning)
+	sc.Epoch = start.UnixNano()
+	e.expect = sc.Expect
 	clock := func() (mono, wall int64) {
 		d := time.Since(start)
 		return int64(d), start.UnixNano() + int64(d)
@@ -149,7 +154,6 @@ func (e *Engine) makeWorkers(n int) error {
 			w.cpu = cpus[i]
 		}
 		e.workers = append(e.workers, w)
-		sc := e.cfg.Settings.shardConfig(n, e.secret)
 		sc.Observe = w.observe
 		if w.shard, err = shard.New(sc, 0); err != nil {
 			return err
@@ -157,8 +161,9 @@ func (e *Engine) makeWorkers(n int) error {
 		if w.wake, err = newEventFD(); err != nil {
 			return err
 		}
-		for _, p := range e.ports {
+		for k, p := range e.ports {
 			w.ports = append(w.ports, &workerPort{
+				zones:  newPortZones(&e.cfg.Ports[k]),
 				checks: packet.Checks{Transport: e.cfg.Settings.Checksum, Partial: p.ifi.Partial},
 				out:    make([]rx.Desc, 0, batch),
 			})

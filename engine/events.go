@@ -22,11 +22,15 @@ const (
 )
 
 // observe is called by the worker's shard.
-func (w *worker) observe(k flow.EventKind, c *flow.Conn) {
+func (w *worker) observe(k flow.EventKind, entry uint32) {
 	if !w.events.on.Load() {
 		return
 	}
-	if !w.events.ring.push(flow.Event{Kind: k, Time: w.wall, Record: c.Record(flow.Millis(w.now))}) {
+	ev := flow.Event{Kind: k, Time: w.wall, Record: w.shard.Record(entry)}
+	if k == flow.EventDestroy && ev.Record.Start != 0 {
+		ev.Record.Stop = w.wall
+	}
+	if !w.events.ring.push(ev) {
 		w.events.lost.Add(1)
 	}
 }

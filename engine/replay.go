@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/rx/capture"
@@ -15,6 +16,7 @@ import (
 // the clock. It is deterministic.
 type Replay struct {
 	shards []*shard.Shard
+	expect *expect.Table
 	checks packet.Checks
 	now    int64 // milliseconds since 1970
 	pkt    [1]packet.Packet
@@ -22,7 +24,7 @@ type Replay struct {
 }
 
 // NewReplay makes a tracker of n shards. Close it.
-func NewReplay(s Settings, n int) (*Replay, error) {
+func NewReplay(s Settings, n int, z Zoning) (*Replay, error) {
 	if n < 1 || n > MaxShards {
 		return nil, fmt.Errorf("%d shards: must be 1..%d", n, MaxShards)
 	}
@@ -30,8 +32,13 @@ func NewReplay(s Settings, n int) (*Replay, error) {
 		return nil, err
 	}
 	r := &Replay{checks: packet.Checks{Transport: s.Checksum}}
+	if err := z.validate(); err != nil {
+		return nil, err
+	}
+	cfg := s.shardConfig(n, &replaySecret, &z)
+	r.expect = cfg.Expect
 	for range n {
-		sh, err := shard.New(s.shardConfig(n, replaySecret), 0)
+		sh, err := shard.New(cfg, 0)
 		if err != nil {
 			r.Close()
 			return nil, err
@@ -84,11 +91,12 @@ func (r *Replay) Named() (rec flow.Record, ok bool) {
 		return rec, false
 	}
 	r.shards[0].Hash(p)
-	c, ok := r.shards[shard.Owner(p.Hash, len(r.shards))].Find(p.Key)
+	s := r.shards[shard.Owner(p.Hash, len(r.shards))]
+	i, ok := s.Find(p.Tuple())
 	if !ok {
 		return rec, false
 	}
-	return c.Record(flow.Millis(r.now)), true
+	return s.Record(i), true
 }
 
 // Timeout returns what is left, in whole seconds, of a connection that v left.
@@ -106,8 +114,8 @@ func (r *Replay) Records() []flow.Record {
 	for _, s := range r.shards {
 		for !s.Tick(r.now) {
 		}
-		s.Walk(0, s.MaxConns(), func(c *flow.Conn) bool {
-			all = append(all, c.Record(flow.Millis(r.now)))
+		s.Walk(0, s.MaxConns(), func(i uint32, _ *flow.Conn) bool {
+			all = append(all, s.Record(i))
 			return false
 		})
 	}

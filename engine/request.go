@@ -3,8 +3,11 @@ package engine
 import (
 	"context"
 	"errors"
+	"time"
 
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/shard"
 )
 
 // request is work for a worker between two batches. step is called again and
@@ -64,11 +67,11 @@ const slice = 512
 // slices between batches. visit runs on the worker's thread and returns whether
 // to remove the connection. flush is called, off the worker's thread, between
 // slices, and may block without holding up packets; its error ends the walk.
-func (e *Engine) walk(ctx context.Context, visit func(w *worker, c *flow.Conn) bool, flush func() error) error {
+func (e *Engine) walk(ctx context.Context, visit func(s *shard.Shard, entry uint32, c *flow.Conn) bool, flush func() error) error {
 	for _, w := range e.workers {
 		for cursor, first := uint32(0), true; first || cursor != 0; first = false {
 			err := e.ask(ctx, w, func(w *worker) bool {
-				cursor = w.shard.Walk(cursor, slice, func(c *flow.Conn) bool { return visit(w, c) })
+				cursor = w.shard.Walk(cursor, slice, func(i uint32, c *flow.Conn) bool { return visit(w.shard, i, c) })
 				return true
 			})
 			if err != nil {
@@ -82,15 +85,22 @@ func (e *Engine) walk(ctx context.Context, visit func(w *worker, c *flow.Conn) b
 	return nil
 }
 
-// List calls emit for every connection that matches, in no order. Connections
-// that live through the call are listed once; packets are not held up.
-func (e *Engine) List(ctx context.Context, f flow.Filter, emit func(*flow.Record) error) error {
+// selected is walk over the connections that f selects. emit gets their records,
+// off the worker's thread; act, if not nil, runs on the worker's thread and
+// returns whether to remove the connection.
+func (e *Engine) selected(ctx context.Context, f *flow.Filter, act func(s *shard.Shard, entry uint32, r *flow.Record) bool, emit func(*flow.Record) error) error {
 	page := make([]flow.Record, 0, slice)
-	return e.walk(ctx, func(w *worker, c *flow.Conn) bool {
-		if f.Match(c) {
-			page = append(page, c.Record(flow.Millis(w.now)))
+	return e.walk(ctx, func(s *shard.Shard, i uint32, c *flow.Conn) bool {
+		if !f.MayMatch(c) {
+			return false
 		}
-		return false
+		page = append(page, s.Record(i))
+		r := &page[len(page)-1]
+		if !f.Match(r) {
+			page = page[:len(page)-1]
+			return false
+		}
+		return act != nil && act(s, i, r)
 	}, func() error {
 		for i := range page {
 			if err := emit(&page[i]); err != nil {
@@ -102,27 +112,79 @@ func (e *Engine) List(ctx context.Context, f flow.Filter, emit func(*flow.Record
 	})
 }
 
-// Flush removes every connection that matches and returns how many those were.
+// List calls emit for every connection that f selects, in no order. Connections
+// that live through the call are listed once; packets are not held up.
+func (e *Engine) List(ctx context.Context, f flow.Filter, emit func(*flow.Record) error) error {
+	return e.selected(ctx, &f, nil, emit)
+}
+
+// Delete removes every connection that f selects and calls emit for each.
+func (e *Engine) Delete(ctx context.Context, f flow.Filter, emit func(*flow.Record) error) error {
+	return e.selected(ctx, &f, func(*shard.Shard, uint32, *flow.Record) bool { return true }, emit)
+}
+
+// Flush removes every connection that f selects and returns how many those were.
 func (e *Engine) Flush(ctx context.Context, f flow.Filter) (n int, err error) {
-	err = e.walk(ctx, func(_ *worker, c *flow.Conn) bool {
-		if !f.Match(c) {
-			return false
-		}
-		n++
-		return true
-	}, func() error { return nil })
+	err = e.Delete(ctx, f, func(*flow.Record) error { n++; return nil })
 	return n, err
+}
+
+// Update changes every connection that f selects as change says of each, and calls
+// emit for each as it is then. Connections that refuse are counted in refused, the
+// last of their errors is err.
+func (e *Engine) Update(ctx context.Context, f flow.Filter, change func(*flow.Record) shard.Change, emit func(*flow.Record) error) (refused int, err error) {
+	walked := e.selected(ctx, &f, func(s *shard.Shard, i uint32, r *flow.Record) bool {
+		if e := s.Update(i, change(r)); e != nil {
+			refused, err = refused+1, e
+		}
+		*r = s.Record(i)
+		return false
+	}, emit)
+	return refused, errors.Join(walked, err)
+}
+
+// at runs step on the worker that owns the connection with the tuple t.
+func (e *Engine) at(ctx context.Context, t flow.Tuple, step func(s *shard.Shard)) error {
+	key, _ := t.Canonical()
+	return e.ask(ctx, e.workers[e.owner(&key)], func(w *worker) bool { step(w.shard); return true })
 }
 
 // Get returns the connection with the tuple t in either direction.
 func (e *Engine) Get(ctx context.Context, t flow.Tuple) (r flow.Record, ok bool, err error) {
-	key, _ := t.Canonical()
-	w := e.workers[e.owner(&key)]
-	err = e.ask(ctx, w, func(w *worker) bool {
-		if c, found := w.shard.Find(t); found {
-			r, ok = c.Record(flow.Millis(w.now)), true
+	err = e.at(ctx, t, func(s *shard.Shard) {
+		var i uint32
+		if i, ok = s.Find(t); ok {
+			r = s.Record(i)
 		}
-		return true
 	})
 	return r, ok, err
+}
+
+// Create makes a connection (shard.Shard.Create).
+func (e *Engine) Create(ctx context.Context, r flow.Record) (err error) {
+	asked := e.at(ctx, r.Orig, func(s *shard.Shard) { err = s.Create(r) })
+	return errors.Join(asked, err)
+}
+
+// Expect adds an expectation of the connection with the tuple master, which lives
+// for the given time.
+func (e *Engine) Expect(ctx context.Context, master flow.Tuple, x expect.Expectation, life time.Duration) (err error) {
+	asked := e.at(ctx, master, func(s *shard.Shard) {
+		x.Expires = s.Now() + life.Milliseconds()
+		err = s.Expect(master, x)
+	})
+	return errors.Join(asked, err)
+}
+
+// Expectations returns the expectations, oldest first, and the time in milliseconds
+// of the clock that they expire by.
+func (e *Engine) Expectations(context.Context) ([]expect.Expectation, int64) {
+	mono, _ := e.workers[0].clock()
+	return e.expect.List(mono / 1e6), mono / 1e6
+}
+
+// DeleteExpectations removes the expectations that which selects and returns their
+// number.
+func (e *Engine) DeleteExpectations(_ context.Context, which func(*expect.Expectation) bool) int {
+	return e.expect.Remove(which)
 }

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/packet"
@@ -24,6 +26,10 @@ type Settings struct {
 	// Acct is nf_conntrack_acct: listings show packets and bytes. They are
 	// counted in any case.
 	Acct bool
+	// Timestamp is nf_conntrack_timestamp: when a connection began is kept.
+	Timestamp bool
+	// ExpectMax is nf_conntrack_expect_max.
+	ExpectMax int
 	// AdaptiveStart and AdaptiveEnd, in percent of Max, shrink the timeouts of
 	// connections that are not ASSURED as the table fills; a start of 0 turns
 	// it off (pf's adaptive.start and adaptive.end).
@@ -32,7 +38,7 @@ type Settings struct {
 
 // DefaultSettings are those of Linux 6.18.
 func DefaultSettings() Settings {
-	return Settings{L4: l4.Linux(), Max: 262144, Checksum: true, AdaptiveEnd: 120}
+	return Settings{L4: l4.Linux(), Max: 262144, Checksum: true, ExpectMax: 4096, AdaptiveEnd: 120}
 }
 
 // setting is one named value and its range.
@@ -87,6 +93,8 @@ func count(name, doc string, lo, hi uint64, field func(*Settings) *int) setting 
 var settings = []setting{
 	count("nf_conntrack_max", "the most connections", 1, table.MaxConns, func(s *Settings) *int { return &s.Max }),
 	flag("nf_conntrack_acct", "show packets and bytes in listings", func(s *Settings) *bool { return &s.Acct }),
+	flag("nf_conntrack_timestamp", "keep and show when connections began", func(s *Settings) *bool { return &s.Timestamp }),
+	count("nf_conntrack_expect_max", "the most expectations", 1, 1<<16, func(s *Settings) *int { return &s.ExpectMax }),
 	flag("nf_conntrack_checksum", "a wrong transport checksum is INVALID", func(s *Settings) *bool { return &s.Checksum }),
 	timeout("nf_conntrack_generic_timeout", "protocols without a tracker", func(t *l4.Timeouts) *uint32 { return &t.Generic }),
 	timeout("nf_conntrack_icmp_timeout", "ICMP queries", func(t *l4.Timeouts) *uint32 { return &t.ICMP }),
@@ -127,13 +135,16 @@ var settings = []setting{
 		func(s *Settings) *int { return &s.AdaptiveEnd }),
 }
 
+const settingPrefix = "net.netfilter."
+
+// isTimeout reports whether a setting is a timeout, so that it may be part of a
+// timeout policy.
+func isTimeout(name string) bool { return strings.Contains(name, "_timeout") }
+
 // Set sets the named setting, with or without the prefix net.netfilter. An
 // unknown name or a value out of range is an error and changes nothing.
 func (s *Settings) Set(name, value string) error {
-	const prefix = "net.netfilter."
-	if len(name) > len(prefix) && name[:len(prefix)] == prefix {
-		name = name[len(prefix):]
-	}
+	name = strings.TrimPrefix(name, settingPrefix)
 	for _, f := range settings {
 		if f.name != name {
 			continue
@@ -163,11 +174,13 @@ func (s *Settings) Validate() error {
 	return nil
 }
 
-// shardConfig divides the settings among n shards.
-func (s *Settings) shardConfig(n int, secret flow.Secret) shard.Config {
+// shardConfig divides the settings among n shards, and makes what they share.
+func (s *Settings) shardConfig(n int, secret *flow.Secret, z *Zoning) shard.Config {
 	per := (s.Max + n - 1) / n
+	zones, policies := z.shardZones(s.L4)
 	return shard.Config{
-		L4: s.L4, Secret: secret, MaxConns: per,
+		L4: s.L4, Secret: *secret, MaxConns: per, Timestamp: s.Timestamp,
+		Zones: zones, Policies: policies, Expect: expect.New(s.ExpectMax, secret),
 		Checks:        packet.Checks{Transport: s.Checksum},
 		AdaptiveStart: per * s.AdaptiveStart / 100, AdaptiveEnd: per * s.AdaptiveEnd / 100,
 	}

@@ -70,7 +70,29 @@ type worker struct {
 type workerPort struct {
 	queue  rx.Queue // nil while the interface is gone
 	checks packet.Checks
+	zones  *portZones // nil: the default zone
 	out    []rx.Desc
+}
+
+// portZones are the zones of packets that arrive by a port.
+type portZones struct {
+	port  flow.ZoneID
+	vlans map[uint16]PortZone
+}
+
+func newPortZones(c *PortConfig) *portZones {
+	if c.Zone.Zone == 0 && len(c.VLANs) == 0 {
+		return nil
+	}
+	return &portZones{c.Zone.ZoneID, c.VLANs}
+}
+
+// of returns the zone of a packet.
+func (z *portZones) of(p *packet.Packet) flow.ZoneID {
+	if v, ok := z.vlans[p.VLAN]; ok && p.VLAN != 0 {
+		return v.ZoneID
+	}
+	return z.port
 }
 
 // LoopStats are counters of a worker's loop.
@@ -169,6 +191,9 @@ func (w *worker) admit(h handed, k int, mine bool) bool {
 	p := &w.pkts[k]
 	p.Parse(frame, len(frame), w.ports[h.port].checks)
 	if p.Kind == packet.Data || p.Kind == packet.Error {
+		if z := w.ports[h.port].zones; z != nil {
+			p.SetZone(z.of(p))
+		}
 		w.shard.Hash(p)
 		if owner := shard.Owner(p.Hash, len(w.peers)); owner != w.id && !mine {
 			w.handOver(h, w.peers[owner])
@@ -177,7 +202,7 @@ func (w *worker) admit(h handed, k int, mine bool) bool {
 	}
 	w.from[k] = h
 	if k%shard.Group == shard.Group-1 {
-		w.shard.Expect(w.pkts[k+1-shard.Group : k+1])
+		w.shard.Prefetch(w.pkts[k+1-shard.Group : k+1])
 	}
 	return true
 }

@@ -1,11 +1,25 @@
-// Package expect is the place of the expectation table that all shards share:
-// what a helper has read from the payload of one connection (an FTP PORT
-// command, say) and another connection will be RELATED by.
+// Package expect is the table of expected connections that all shards share: what
+// a helper has read from the payload of one connection (an FTP PORT command, say)
+// or an operator has announced, and another connection will be RELATED by.
 //
-// Nothing of it is built yet. Its contract is fixed, so that the packages around
-// it need not change: one atomic load on the path of a new connection while the
-// table is empty; readers never lock; an expectation is exact in its
-// destination, is used once unless it is permanent, dies with its master in the
-// same step, and is bounded per master, per source and in total. Masters and
-// children know each other by (shard, index, generation), never by pointer.
+// # Sharing
+//
+// A shard asks for every new connection. While the table is empty that costs one
+// atomic load; else it reads a list that is never changed, only replaced (the
+// chains are immutable slices behind atomic pointers), so readers never lock.
+// Writers, which are rare, take a mutex. An expectation that is used once is
+// claimed by a compare-and-swap: two shards that match it at the same moment
+// cannot both have it.
+//
+// # Rules
+//
+// They are those of nf_conntrack_expect.c. An expectation is exact in its
+// destination; its source may be masked. The same one of the same master replaces
+// the old, one that overlaps another is refused. One too many of a class of a
+// master pushes that class's oldest out, one too many in all is refused. All die
+// with their master. Only one thing differs: a packet that its tracker finds
+// INVALID uses nothing up.
+//
+// Master and child know each other by tuple: while a connection lives no other has
+// its tuple, and its expectations go in the same step as it does.
 package expect

@@ -138,9 +138,31 @@ const (
 // IP datagrams, headers included, as nf_conntrack_acct counts them.
 type Counters struct{ Packets, Bytes uint64 }
 
-// queued says that upper holds queue links. It is the kernel's TEMPLATE bit,
-// which no tracked connection has.
-const queued = Template
+// These bits have a meaning of their own here. The kernel's are of no use to a
+// connection in a table: TEMPLATE is for packets, DYING ones are gone, and the
+// last is the same as DST_NAT once the first packet has passed.
+const (
+	queued   = Template   // upper holds queue links
+	extended = Dying      // there is an Extra
+	twoKeyed = DstNATDone // the reply tuple is not the inverse of the original
+	private  = queued | extended | twoKeyed
+)
+
+// Extended reports whether the connection has an Extra.
+func (c *Conn) Extended() bool { return c.Status&extended != 0 }
+
+// SetExtended says that the connection has an Extra.
+func (c *Conn) SetExtended() { c.Status |= extended }
+
+// TwoKeyed reports whether the reply tuple is not the inverse of the original
+// one, so that the connection has a key for each. It then is Extended, too.
+func (c *Conn) TwoKeyed() bool { return c.Status&twoKeyed != 0 }
+
+// Lively reports whether the connection is in a table and has one key.
+func (c *Conn) Lively() bool { return c.Status&(Confirmed|twoKeyed) == Confirmed }
+
+// SetTwoKeyed says that Extra.Reply is valid.
+func (c *Conn) SetTwoKeyed() { c.Status |= extended | twoKeyed }
 
 // Count adds a packet of n bytes. It reports whether the connection has
 // outgrown the eviction queue: its byte count needs the space of the links, so
@@ -203,14 +225,21 @@ func (c *Conn) Unlink() {
 }
 
 // PublicStatus is Status without the bits that only this package gives a meaning.
-func (c *Conn) PublicStatus() Status { return c.Status &^ queued }
+func (c *Conn) PublicStatus() Status { return c.Status &^ private }
 
-// Tuple returns the tuple of direction d.
-func (c *Conn) Tuple(d Direction) Tuple {
-	if uint8(d) == c.Flip {
-		return c.Key
+// Tuple returns the tuple of direction d. x is the Extra, if there is one.
+func (c *Conn) Tuple(d Direction, x *Extra) Tuple {
+	if d == Reply && c.TwoKeyed() {
+		return x.Reply.Oriented(x.ReplyFlip == 0)
 	}
-	t, _ := c.Key.Invert()
+	return c.Key.Oriented(uint8(d) == c.Flip)
+}
+
+// Oriented returns t as it is, or its inverse.
+func (t Tuple) Oriented(asIs bool) Tuple {
+	if !asIs {
+		t, _ = t.Invert()
+	}
 	return t
 }
 

@@ -68,6 +68,8 @@ const (
 
 	ReasonTableFull     // the table is full and holds nothing that may be evicted
 	ReasonProbeLimit    // no slot within the bounded probe sequence
+	ReasonZoneFull      // the zone has as many connections as it may have
+	ReasonClash         // another connection has the reply tuple (insert_failed)
 	ReasonNoPort        // the other port of the bridge is down or gone
 	ReasonTXRingFull    // the transmit ring of the other port stayed full
 	ReasonTXError       // the kernel refused the frame
@@ -127,6 +129,8 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonSCTPIgnored:       {"sctp_ignored", "an SCTP packet that passes, but renews no timer: INIT again, HEARTBEAT with another tag"},
 	ReasonTableFull:         {"table_full", "the table is full and holds nothing that may be evicted"},
 	ReasonProbeLimit:        {"probe_limit", "no slot within the bounded probe sequence"},
+	ReasonZoneFull:          {"zone_full", "the zone has as many connections as it may have"},
+	ReasonClash:             {"clash", "another connection has the reply tuple (insert_failed)"},
 	ReasonNoPort:            {"no_port", "the other port of the bridge is down or gone"},
 	ReasonTXRingFull:        {"tx_ring_full", "the transmit ring of the other port stayed full"},
 	ReasonTXError:           {"tx_error", "the kernel refused the frame"},

@@ -9,17 +9,34 @@ type Record struct {
 	// kernel's listings do.
 	Timeout  uint32
 	Counters [2]Counters // by direction
-	Mark     Mark
+	// ID tells the connection from others, also from a later one with the same
+	// tuples; it says nothing of either (nf_ct_get_id).
+	ID     uint32
+	Mark   Mark
+	Labels Labels
+	Helper HelperID
+	Zone   ZoneID
+	Start  int64 // nanoseconds since 1970; 0 if not known
+	Stop   int64 // the same, of a connection that has ended
+	Master Tuple // of an EXPECTED connection: its master's original tuple
 }
 
-// Record takes a snapshot of c at the given time.
-func (c *Conn) Record(now Millis) Record {
-	return Record{
-		Orig: c.Tuple(Original), Reply: c.Tuple(Reply),
+// Record takes a snapshot of c at the given time. x is its Extra, if it has one.
+func (c *Conn) Record(now Millis, x *Extra) Record {
+	r := Record{
+		Orig: c.Tuple(Original, x), Reply: c.Tuple(Reply, x),
 		Status: c.PublicStatus(), State: c.State,
 		Timeout:  uint32(max(c.Expires.Until(now), 0)) / 1000,
 		Counters: [2]Counters{c.Counters(Original), c.Counters(Reply)},
+		Zone:     ZoneID{Zone: c.Key.L4.Zone()},
 	}
+	if c.Extended() {
+		r.Mark, r.Labels, r.Helper, r.Start, r.Master = x.Mark, x.Labels, x.Helper, x.Start, x.Master
+		if x.ZoneDirs != 0 {
+			r.Zone = ZoneID{max(r.Orig.L4.Zone(), r.Reply.L4.Zone()), x.ZoneDirs}
+		}
+	}
+	return r
 }
 
 // StateName returns the name of state s of a protocol, "" for protocols that
@@ -63,16 +80,4 @@ type Event struct {
 	Kind   EventKind
 	Time   int64 // nanoseconds since 1970 UTC
 	Record Record
-}
-
-// Filter selects connections; its zero value selects all.
-type Filter struct {
-	Family Family // 0: any
-	Proto  Proto  // 0: any
-}
-
-// Match reports whether f selects c.
-func (f Filter) Match(c *Conn) bool {
-	l := c.Key.L4
-	return (f.Family == 0 || l.Family() == f.Family) && (f.Proto == 0 || l.Proto() == f.Proto)
 }

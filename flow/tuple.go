@@ -146,6 +146,9 @@ func (l L4) swapped() L4 {
 
 func (l L4) withICMPType(t uint8) L4 { return l&^(0xff<<24) | L4(t)<<24 }
 
+// WithZone returns l in another zone.
+func (l L4) WithZone(z Zone) L4 { return l&^(0xffff<<32) | L4(z)<<32 }
+
 // Tuple names one direction of a connection (struct nf_conntrack_tuple).
 type Tuple struct {
 	Src, Dst Addr
@@ -229,11 +232,19 @@ func isICMPReply(p Proto, typ uint8) bool {
 // is the multiply-and-fold of wyhash with every constant secret: without the
 // secret an attacker can neither aim at a bucket nor at a shard. Every word goes
 // through two multiplications, since one alone leaves neighbouring ports in step.
+//
+// Bits 8 to 39 do not depend on the zone: a connection whose directions are in
+// different zones has one owner all the same.
 func (t *Tuple) Hash(s *Secret) uint64 {
+	const zone = 0xffff << 32
 	a := fold(t.Src.Lo^s[0], t.Dst.Lo^s[1])
-	b := fold(t.Src.Hi^s[2], uint64(t.L4)^s[3])
+	b := fold(t.Src.Hi^s[2], uint64(t.L4)&^zone^s[3])
 	c := fold(t.Dst.Hi^s[4], s[5])
-	return fold(a^c, b^s[6])
+	h := fold(a^c, b^s[6])
+	if z := uint64(t.L4) & zone; z != 0 {
+		h ^= fold(z^s[5], s[3]) &^ (0xffffffff << 8)
+	}
+	return h
 }
 
 // Secret is the key of Hash. Fill it from crypto/rand; a fixed one is for tests

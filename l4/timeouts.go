@@ -53,6 +53,34 @@ func LinuxTimeouts() Timeouts {
 	}
 }
 
+// RFCTimeouts are the least that the IETF's BEHAVE documents allow a NAT, most of
+// which are longer than Linux's: TCP 2 hours 4 minutes, and 4 minutes while a
+// connection opens or closes, also by RST (RFC 5382 REQ-5, RFC 7857 2.1); UDP 2
+// minutes, streams the recommended 5 (RFC 4787 REQ-5); ICMP queries 60 seconds
+// (RFC 5508 REQ-2). They are silent on the rest, which stays as in Linux.
+func RFCTimeouts() Timeouts {
+	const transitory = 4 * 60
+	t := LinuxTimeouts()
+	for st := flow.TCPSynSent; st < flow.NumTCPStates; st++ {
+		t.TCP[st] = transitory
+	}
+	t.TCP[flow.TCPEstablished] = 2*3600 + 4*60
+	t.UDP, t.UDPStream = 2*60, 5*60
+	t.ICMP, t.ICMPv6 = 60, 60
+	return t
+}
+
+// TimeoutsByName returns the timeouts of a profile, linux or rfc.
+func TimeoutsByName(profile string) (t Timeouts, ok bool) {
+	switch profile {
+	case "linux":
+		return LinuxTimeouts(), true
+	case "rfc":
+		return RFCTimeouts(), true
+	}
+	return t, false
+}
+
 // Config is what the trackers are told: the timeouts and the switches of
 // net.netfilter. The zero Config is not useful; begin with Linux().
 type Config struct {

@@ -159,7 +159,7 @@ func (p *Packet) parseSCTP(s segment, checks Checks) {
 		return
 	}
 	p.data(binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))
-	if checks.Transport && s.whole && binary.LittleEndian.Uint32(b[8:]) != sctpSum(b) && !(checks.Partial && partialSCTP(b)) {
+	if checks.Transport && s.whole && binary.LittleEndian.Uint32(b[8:]) != sctpSum(b) && (!checks.Partial || !partialSCTP(b)) {
 		p.invalid(flow.ReasonL4Checksum)
 	}
 }

@@ -32,6 +32,10 @@ type Packet struct {
 	// source of the packet that it quotes.
 	Misdirected bool
 
+	// Zone is that of the packet. Parse leaves it the default one; SetZone sets it.
+	Zone flow.ZoneID
+	VLAN uint16 // of the outermost tag, 0 if there is none
+
 	Family flow.Family
 	Proto  flow.Proto
 	L3, L4 uint16 // offsets of the IP and the transport header in Frame
@@ -97,6 +101,16 @@ const validFlags = 1<<SYN | 1<<(SYN|URG) | 1<<(SYN|ACK) | 1<<RST | 1<<(RST|ACK) 
 func (f TCPFlags) valid() bool {
 	return uint64(validFlags)>>(f&(FIN|SYN|RST|ACK|URG))&1 != 0
 }
+
+// SetZone puts the packet into a zone. Call it between Parse and whatever looks at
+// the key.
+func (p *Packet) SetZone(z flow.ZoneID) {
+	p.Zone = z
+	p.Key.L4 = p.Key.L4.WithZone(z.In(flow.Original))
+}
+
+// Tuple returns the packet's own tuple. Valid iff it has a key.
+func (p *Packet) Tuple() flow.Tuple { return p.Key.Oriented(!p.Flipped) }
 
 // Options returns the TCP options. Valid iff Proto is TCP and Kind is Data.
 // They are cut where a capture was.

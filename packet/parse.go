@@ -53,6 +53,9 @@ func (p *Packet) ParseFrom(frame []byte, wire, off int, typ EtherType, checks Ch
 			p.Reason = flow.ReasonFrameTooShort
 			return
 		}
+		if tags == 0 {
+			p.VLAN = binary.BigEndian.Uint16(frame[off:]) & 0xfff
+		}
 		typ = EtherType(binary.BigEndian.Uint16(frame[off+2:]))
 		off += vlanLen
 	}
@@ -73,6 +76,7 @@ func (p *Packet) reset(frame []byte) {
 	p.Frame = frame
 	p.Kind, p.Reason, p.Flipped, p.Misdirected = Malformed, flow.NoReason, false, false
 	p.Key.L4, p.Hash = 0, 0
+	p.Zone, p.VLAN = flow.ZoneID{}, 0
 	p.Family, p.Proto, p.L3, p.L4, p.Len = 0, 0, 0, 0, 0
 }
 

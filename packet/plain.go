@@ -90,6 +90,7 @@ func (p *Packet) parsePlain6(frame []byte, checks Checks) bool {
 func (p *Packet) plain(frame []byte, f flow.Family, proto flow.Proto, l4, n int) {
 	p.Frame = frame
 	p.Kind, p.Reason, p.Misdirected = Data, flow.NoReason, false
+	p.Zone, p.VLAN = flow.ZoneID{}, 0
 	p.Family, p.Proto, p.Len = f, proto, uint32(n)
 	p.L3, p.L4 = ethernetLen, uint16(l4)
 }

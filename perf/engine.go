@@ -155,8 +155,8 @@ func (e *engineRun) close() {
 	}
 }
 
-func (e *engineRun) observe(k flow.EventKind, c *flow.Conn) {
-	if k == flow.EventDestroy && c.Status&flow.Assured != 0 {
+func (e *engineRun) observe(k flow.EventKind, entry uint32) {
+	if k == flow.EventDestroy && e.shard.Record(entry).Status&flow.Assured != 0 {
 		e.lost++
 	}
 }
@@ -322,7 +322,7 @@ func (e *engineRun) parse(at, n int) int {
 		p.Parse(frame, len(frame), checks)
 		e.shard.Hash(p)
 		if i%shard.Group == shard.Group-1 {
-			e.shard.Expect(e.pkts[i+1-shard.Group : i+1])
+			e.shard.Prefetch(e.pkts[i+1-shard.Group : i+1])
 		}
 	}
 	return k

@@ -99,12 +99,14 @@ func BenchmarkMemory(b *testing.B) {
 func BenchmarkFillPastMaximum(b *testing.B) {
 	for range b.N {
 		lost := 0
-		cfg := Config{L4: l4.Linux(), MaxConns: million, Secret: testSecret, Observe: func(k flow.EventKind, c *flow.Conn) {
-			if k == flow.EventDestroy && c.Status&flow.Assured != 0 {
+		var s *Shard
+		var err error
+		cfg := Config{L4: l4.Linux(), MaxConns: million, Secret: testSecret, Observe: func(k flow.EventKind, entry uint32) {
+			if k == flow.EventDestroy && s.Record(entry).Status&flow.Assured != 0 {
 				lost++
 			}
 		}}
-		s, err := New(cfg, 0)
+		s, err = New(cfg, 0)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -209,8 +211,8 @@ func BenchmarkWalk(b *testing.B) {
 	cursor := uint32(0)
 	for range b.N {
 		page = page[:0]
-		cursor = s.Walk(cursor, 512, func(c *flow.Conn) bool {
-			page = append(page, c.Record(0))
+		cursor = s.Walk(cursor, 512, func(i uint32, _ *flow.Conn) bool {
+			page = append(page, s.Record(i))
 			return false
 		})
 	}

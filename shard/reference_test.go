@@ -79,7 +79,7 @@ func (p *pairing) step(d []byte) string {
 // end compares the number of live connections.
 func (p *pairing) end() string {
 	n := 0
-	p.shard.Walk(0, p.shard.MaxConns(), func(*flow.Conn) bool { n++; return false })
+	p.shard.Walk(0, p.shard.MaxConns(), func(uint32, *flow.Conn) bool { n++; return false })
 	if want := p.ref.Len(p.now); n != want {
 		return fmt.Sprintf("%d connections, the reference has %d", n, want)
 	}

@@ -1,9 +1,9 @@
 package shard
 
 import (
-	"errors"
 	"fmt"
 
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/packet"
@@ -22,9 +22,31 @@ type Config struct {
 	// not ASSURED, linearly from full at AdaptiveStart connections to nothing at
 	// AdaptiveEnd (pf.conf: adaptive.start, adaptive.end). 0 turns it off.
 	AdaptiveStart, AdaptiveEnd int
-	// Observe, if not nil, is told of every new, changed and removed connection.
-	// c is valid during the call only.
-	Observe func(k flow.EventKind, c *flow.Conn)
+	// Timestamp keeps when a connection began (nf_conntrack_timestamp). Epoch is
+	// the time, in nanoseconds since 1970, at which the shard's clock is 0.
+	Timestamp bool
+	Epoch     int64
+	// Policies are the trackers of timeout policies, numbered from 1.
+	Policies []l4.Config
+	// Zones are the zones that are not like all others.
+	Zones map[flow.Zone]Zone
+	// Expect is the table of expectations that all shards share; nil: there is none.
+	Expect *expect.Table
+	// Observe, if not nil, is told of every new, changed and removed connection,
+	// by its entry, which is valid during the call only.
+	Observe func(k flow.EventKind, entry uint32)
+}
+
+// Zone is what is particular to a zone.
+type Zone struct {
+	Policy uint16  // timeout policy of its connections, 0 is that of all
+	Limit  Limiter // of its connections over all shards; nil: none
+}
+
+// Limiter counts connections of a zone. All shards share it.
+type Limiter interface {
+	Take() bool // one more, if there may be one more
+	Give()      // one less
 }
 
 // Action is what becomes of a frame. The zero Action drops it.
@@ -64,7 +86,8 @@ type Shard struct {
 	table *table.Table
 	now   int64 // milliseconds, of the current batch
 	stats Stats
-	fresh flow.Conn // the connection that begin works on
+	fresh flow.Conn  // the connection that begin works on
+	extra flow.Extra // and its Extra, if it has one
 	batch table.Batch
 }
 
@@ -130,7 +153,7 @@ func (s *Shard) Tick(now int64) bool {
 	return s.table.Advance(s.now, reapBudget)
 }
 
-// Group is how many packets to Expect at once: enough to make little of a call,
+// Group is how many packets to Prefetch at once: enough to make little of a call,
 // few enough for all of their cache misses to be under way together.
 const Group = 8
 
@@ -138,9 +161,9 @@ const Group = 8
 // TCP, with two lines for each, is fastest with 4, UDP with 6 (docs/performance.md).
 const step = 4
 
-// Expect says that packets, which are hashed, will be judged soon. Called for
+// Prefetch says that packets, which are hashed, will be judged soon. Called for
 // each Group of them as it is parsed, it makes Process faster and changes nothing else.
-func (s *Shard) Expect(pkts []packet.Packet) {
+func (s *Shard) Prefetch(pkts []packet.Packet) {
 	for len(pkts) > 0 {
 		n := min(len(pkts), Group)
 		for i := range pkts[:n] {
@@ -228,172 +251,4 @@ func (v *Verdict) invalid(r flow.Reason) {
 func (v *Verdict) accept(c *flow.Conn, r flow.Reason) {
 	v.Action, v.Reason, v.Conn = Accept, r, true
 	v.L4State, v.Status, v.Expires = c.State, c.PublicStatus(), c.Expires
-}
-
-func (s *Shard) time() flow.Millis { return flow.Millis(s.now) }
-
-func direction(p *packet.Packet, c *flow.Conn) flow.Direction {
-	var flipped flow.Direction // not an if: which way is a coin toss
-	if p.Flipped {
-		flipped = 1
-	}
-	return flow.Direction(c.Flip) ^ flipped
-}
-
-// related judges an ICMP error (nf_conntrack_inet_error): it neither counts nor
-// refreshes.
-func (s *Shard) related(p *packet.Packet, v *Verdict) {
-	i, ok := s.table.Find(&p.Key, p.Hash, s.time())
-	if !ok {
-		v.invalid(flow.ReasonICMPErrorUnknown)
-		return
-	}
-	if p.Misdirected {
-		v.invalid(flow.ReasonICMPErrorAddress)
-		return
-	}
-	c := s.table.Conn(i)
-	v.State, v.Dir = flow.Related, direction(p, c)
-	v.accept(c, flow.NoReason)
-}
-
-// track judges a packet that names a connection (resolve_normal_ct and
-// nf_conntrack_handle_packet), packet n of the batch. It writes all of v.
-func (s *Shard) track(p *packet.Packet, n int, v *Verdict) {
-	i, ok := s.table.Lookup(&s.batch, n, &p.Key, s.time())
-	if !ok {
-		s.begin(p, v)
-		return
-	}
-	c := s.table.Conn(i)
-	d := direction(p, c)
-	v.State, v.Dir = classify(c, d), d
-	status, l4state := c.PublicStatus(), c.State
-
-	r := s.cfg.L4.Packet(c, p, d, s.time())
-	switch r.Outcome {
-	case l4.Invalid:
-		v.invalid(r.Reason)
-		return
-	case l4.Shorten:
-		s.table.Refresh(i, s.in(r.Timeout), s.time())
-		v.invalid(r.Reason)
-		return
-	case l4.Reopen:
-		s.table.Remove(i, table.Closed)
-		s.begin(p, v)
-		return
-	}
-	c.Status |= flow.SeenReply * flow.Status(d) // no branch, see direction
-	switch r.Outcome {
-	case l4.Accept:
-		if c.Status&flow.FixedTimeout == 0 {
-			s.table.Refresh(i, s.expiry(c, r.Timeout), s.time())
-		}
-		s.table.Count(i, d, p.Len)
-	case l4.Close:
-		s.table.Count(i, d, p.Len)
-		c.Expires = s.time()
-		v.accept(c, r.Reason)
-		s.table.Remove(i, table.Closed)
-		return
-	}
-	if c.PublicStatus() != status || c.State != l4state {
-		s.changed(i, c, status)
-	}
-	v.accept(c, r.Reason)
-}
-
-// changed follows a change of status or state of entry i, whose status was
-// before.
-func (s *Shard) changed(i uint32, c *flow.Conn, before flow.Status) {
-	if (c.Status^before)&flow.Assured != 0 {
-		s.table.Protect(i)
-	}
-	s.observe(flow.EventUpdate, c)
-}
-
-// classify is the end of resolve_normal_ct: what a packet in direction d of c
-// is called, by what was known before it.
-func classify(c *flow.Conn, d flow.Direction) flow.State {
-	switch {
-	case c.Status&flow.SeenReply != 0 || d == flow.Reply:
-		return flow.Established
-	case c.Status&flow.Expected != 0:
-		return flow.Related
-	}
-	return flow.New
-}
-
-// begin judges the first packet of a connection (init_conntrack and
-// __nf_conntrack_confirm). The connection gets a place only if its tracker
-// accepts the packet, so that an INVALID packet never costs another its place.
-func (s *Shard) begin(p *packet.Packet, v *Verdict) {
-	c := &s.fresh
-	*c = flow.Conn{Key: p.Key}
-	if p.Flipped {
-		c.Flip = 1
-	}
-	r := s.cfg.L4.New(c, p, s.time())
-	if r.Outcome != l4.Accept {
-		v.invalid(r.Reason)
-		return
-	}
-	c.Expires = s.expiry(c, r.Timeout)
-	c.Count(flow.Original, p.Len)
-	i, err := s.table.Insert(c, p.Hash, s.time())
-	if err != nil {
-		reason := flow.ReasonTableFull
-		if errors.Is(err, table.ErrProbes) {
-			reason = flow.ReasonProbeLimit
-		}
-		*v = Verdict{Action: Drop, State: flow.Invalid, Reason: reason}
-		return
-	}
-	e := s.table.Conn(i)
-	s.observe(flow.EventNew, e)
-	v.State, v.Dir = flow.New, flow.Original
-	v.accept(e, r.Reason)
-}
-
-func (s *Shard) in(seconds uint32) flow.Millis {
-	return s.time() + flow.Millis(min(seconds, flow.MaxTimeout))*1000
-}
-
-// expiry returns when a connection with the given timeout ends. As the table
-// fills, connections that are not ASSURED get less.
-func (s *Shard) expiry(c *flow.Conn, seconds uint32) flow.Millis {
-	start, end := s.cfg.AdaptiveStart, s.cfg.AdaptiveEnd
-	if n := s.table.Len(); start > 0 && n > start && c.Status&flow.Assured == 0 {
-		if n >= end {
-			return s.time()
-		}
-		return s.time() + flow.Millis(uint64(min(seconds, flow.MaxTimeout))*1000*uint64(end-n)/uint64(end-start))
-	}
-	return s.in(seconds)
-}
-
-func (s *Shard) observe(k flow.EventKind, c *flow.Conn) {
-	if s.cfg.Observe != nil {
-		s.cfg.Observe(k, c)
-	}
-}
-
-func (s *Shard) removed(c *flow.Conn, _ table.Cause) { s.observe(flow.EventDestroy, c) }
-
-// Walk visits at most n connections from the cursor on, 0 at first, and returns
-// the cursor for the next call, 0 at the end. visit returns whether to remove
-// the connection.
-func (s *Shard) Walk(cursor uint32, n int, visit func(*flow.Conn) (remove bool)) uint32 {
-	return s.table.Walk(cursor, n, s.time(), visit)
-}
-
-// Find returns the live connection with the tuple t in either direction.
-func (s *Shard) Find(t flow.Tuple) (*flow.Conn, bool) {
-	key, _ := t.Canonical()
-	i, ok := s.table.Find(&key, key.Hash(&s.cfg.Secret), s.time())
-	if !ok {
-		return nil, false
-	}
-	return s.table.Conn(i), true
 }

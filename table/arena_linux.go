@@ -31,6 +31,17 @@ func newArena(size int) (*arena, error) {
 	return &arena{mem}, nil
 }
 
+// newLazyArena maps size bytes of zeroed memory that take no room until they are
+// written to.
+func newLazyArena(size int) (*arena, error) {
+	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, fmt.Errorf("mapping %d bytes for marks, labels and the like: %w", size, err)
+	}
+	_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE) // or one mark would cost 2 MiB
+	return &arena{mem}, nil
+}
+
 func (a *arena) close() error {
 	if a.mem == nil {
 		return nil

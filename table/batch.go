@@ -68,7 +68,7 @@ func (t *Table) locateOdd(b *Batch, i int) {
 		b.astray |= 1 << i
 	}
 	for !m.empty() {
-		expectConn(&t.conns[home.conns[m.pop()]], b.Both[i])
+		expectConn(&t.conns[home.conns[m.pop()]&^second], b.Both[i])
 	}
 }
 
@@ -81,20 +81,20 @@ func (t *Table) LocateOn(b *Batch, from, to int) {
 		next := &t.buckets[p.at]
 		if m := next.match(tagOf(b.Hash[i])); !m.empty() {
 			b.likely[i] = next.conns[m.first()]
-			expectConn(&t.conns[b.likely[i]], b.Both[i])
+			expectConn(&t.conns[b.likely[i]&^second], b.Both[i])
 		}
 	}
 }
 
 // Lookup is Find for packet n of b.
-func (t *Table) Lookup(b *Batch, n int, key *flow.Tuple, now flow.Millis) (i uint32, ok bool) {
+func (t *Table) Lookup(b *Batch, n int, key *flow.Tuple, flipped bool, now flow.Millis) (i uint32, ok bool) {
 	if i = b.likely[n&(MaxBatch-1)]; uint(i) < uint(len(t.conns)) {
 		c := &t.conns[i]
-		if c.Key.Equal(key) && c.Status&flow.Confirmed != 0 && c.Expires.Until(now) > 0 {
+		if c.Key.Equal(key) && c.Lively() && c.Expires.Until(now) > 0 {
 			return i, true
 		}
 	}
-	return t.Find(key, b.Hash[n&(MaxBatch-1)], now)
+	return t.Find(key, flipped, b.Hash[n&(MaxBatch-1)], now)
 }
 
 // locateSlow is locate of stages_amd64.s, without asking for the entries.

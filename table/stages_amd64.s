@@ -54,7 +54,8 @@ next:
 	BSFL     AX, BX
 	MOVL     16(DX)(BX*4), BX
 	MOVL     BX, (R8)
-	SHLQ     $7, BX
+	ADDL     BX, BX // without the bit that tells the keys apart
+	SHLQ     $6, BX
 	PREFETCHT0 (R11)(BX*1)
 	CMPB     (DI), $0
 	JEQ      one

@@ -8,8 +8,8 @@ import (
 	"github.com/xdpct/xdpct/timerwheel"
 )
 
-// MaxConns is the largest table: entry numbers have 32 bits, and the wheel's
-// slots need a few.
+// MaxConns is the largest table: entry numbers have 31 bits, one tells the two
+// keys of a connection apart, and the wheel's slots need a few.
 const MaxConns = 1<<31 - 1
 
 // Cause says why a connection was removed.
@@ -30,7 +30,9 @@ type Table struct {
 	wheel      *timerwheel.Wheel
 	arena      *arena
 	secret     *flow.Secret
-	removed    func(c *flow.Conn, why Cause)
+	extras     *arena // mapped, and given memory only where it is used
+	extra      []flow.Extra
+	removed    func(i uint32, c *flow.Conn, why Cause)
 	probeLimit int
 
 	now    int64 // milliseconds, of the last Advance
@@ -57,7 +59,7 @@ const none = 0xffffffff
 // to it must be made with secret. removed, if not nil, is called for every
 // connection just before it goes; it must not touch the table. now is the time
 // in milliseconds.
-func New(maxConns int, secret *flow.Secret, now int64, removed func(*flow.Conn, Cause)) (*Table, error) {
+func New(maxConns int, secret *flow.Secret, now int64, removed func(uint32, *flow.Conn, Cause)) (*Table, error) {
 	if maxConns < 1 || maxConns > MaxConns {
 		return nil, fmt.Errorf("a table of %d connections: must be 1..%d", maxConns, MaxConns)
 	}
@@ -66,8 +68,13 @@ func New(maxConns int, secret *flow.Secret, now int64, removed func(*flow.Conn, 
 	if err != nil {
 		return nil, err
 	}
-	rest := a.mem
+	x, err := newLazyArena(sizeOf[flow.Extra](maxConns))
+	if err != nil {
+		return nil, errors.Join(err, a.close())
+	}
+	rest, restExtra := a.mem, x.mem
 	t := &Table{
+		extras: x, extra: carve[flow.Extra](&restExtra, maxConns),
 		buckets: carve[bucket](&rest, nb), conns: carve[flow.Conn](&rest, maxConns),
 		arena: a, secret: secret, removed: removed, probeLimit: min(maxProbes, nb),
 		now: now, free: none, queue: queue{none, none},
@@ -78,8 +85,8 @@ func New(maxConns int, secret *flow.Secret, now int64, removed func(*flow.Conn, 
 
 // Close unmaps the table. It must not be used afterwards.
 func (t *Table) Close() error {
-	t.conns, t.buckets, t.wheel = nil, nil, nil
-	return t.arena.close()
+	t.conns, t.buckets, t.wheel, t.extra = nil, nil, nil, nil
+	return errors.Join(t.arena.close(), t.extras.close())
 }
 
 // Len returns the number of connections, expired ones not yet reaped included.
@@ -88,32 +95,41 @@ func (t *Table) Len() int { return t.count }
 // Max returns the number of connections that there is room for.
 func (t *Table) Max() int { return len(t.conns) }
 
-// Bytes returns the size of the mapped memory: index, slab and wheel.
+// Bytes returns the size of the mapped memory: index, slab and wheel. What
+// extras take comes on top, where there are any.
 func (t *Table) Bytes() int { return len(t.arena.mem) }
 
 // Conn returns entry i. Valid until the connection is removed.
 func (t *Table) Conn(i uint32) *flow.Conn { return &t.conns[i] }
 
-// Find returns the entry with the given key, which must be canonical. An expired
-// connection is removed on sight.
-func (t *Table) Find(key *flow.Tuple, hash uint64, now flow.Millis) (i uint32, ok bool) {
+// Find returns the entry with the given key, which must be canonical; flipped says
+// that the tuple had to be inverted to reach it. An expired connection is removed
+// on sight.
+func (t *Table) Find(key *flow.Tuple, flipped bool, hash uint64, now flow.Millis) (i uint32, ok bool) {
 	b := &t.buckets[t.home(hash)]
-	i, ok = t.search(b, tagOf(hash), key)
+	i, ok = t.search(b, tagOf(hash), key, flipped)
 	if !ok && b.passed != 0 {
-		i, ok = t.searchOn(key, hash)
+		i, ok = t.searchOn(key, flipped, hash)
 	}
 	if ok && t.conns[i].Expires.Until(now) <= 0 {
-		t.remove(i, hash, Expired)
+		t.Remove(i, Expired)
 		return 0, false
 	}
 	return i, ok
 }
 
 // search looks for a key in a bucket.
-func (t *Table) search(b *bucket, tag uint8, key *flow.Tuple) (i uint32, ok bool) {
+func (t *Table) search(b *bucket, tag uint8, key *flow.Tuple, flipped bool) (i uint32, ok bool) {
 	for m := b.match(tag); !m.empty(); {
 		i = b.conns[m.pop()]
-		if t.conns[i].Key.Equal(key) {
+		if i >= second {
+			if i -= second; t.isReply(i, key, flipped) {
+				return i, true
+			}
+			continue
+		}
+		c := &t.conns[i]
+		if c.Key.Equal(key) && (!c.TwoKeyed() || flipped == (c.Flip == 1)) {
 			return i, true
 		}
 	}
@@ -121,12 +137,12 @@ func (t *Table) search(b *bucket, tag uint8, key *flow.Tuple) (i uint32, ok bool
 }
 
 // searchOn looks for a key in the buckets after its home.
-func (t *Table) searchOn(key *flow.Tuple, hash uint64) (i uint32, ok bool) {
+func (t *Table) searchOn(key *flow.Tuple, flipped bool, hash uint64) (i uint32, ok bool) {
 	p := t.probes(hash)
 	for range t.probeLimit - 1 {
 		p.next()
 		b := &t.buckets[p.at]
-		if i, ok = t.search(b, tagOf(hash), key); ok || b.passed == 0 {
+		if i, ok = t.search(b, tagOf(hash), key, flipped); ok || b.passed == 0 {
 			return i, ok
 		}
 	}
@@ -139,16 +155,26 @@ var (
 	ErrProbes = errors.New("no slot within the bounded probe sequence")
 )
 
-// Insert copies c into the table, whose Key must not be there yet, and returns
-// its entry. c.Expires must be set; CONFIRMED is set here. If the table is full
-// the oldest connection that is not ASSURED makes room; if there is none the
-// error is ErrFull.
-func (t *Table) Insert(c *flow.Conn, hash uint64, now flow.Millis) (uint32, error) {
+// Insert copies c into the table, whose Key must not be there yet, and x, nil
+// unless c is Extended, and returns the entry. c.Expires must be set; CONFIRMED is
+// set here. If the table is full the oldest connection that is not ASSURED makes
+// room; if there is none the error is ErrFull. If c is two-keyed and its reply
+// tuple is that of a connection in the table, the error is ErrClash.
+func (t *Table) Insert(c *flow.Conn, x *flow.Extra, hash uint64, now flow.Millis) (uint32, error) {
+	if c.TwoKeyed() {
+		if _, taken := t.Find(&x.Reply, x.ReplyFlip == 1, x.Reply.Hash(t.secret), now); taken {
+			return 0, ErrClash
+		}
+	}
 	if t.count == len(t.conns) && !t.evict() {
 		return 0, ErrFull
 	}
 	i := t.allocate()
 	probes := t.place(hash, i)
+	if probes != 0 && c.TwoKeyed() && !t.placeReply(i, x) {
+		t.displace(hash, i)
+		probes = 0
+	}
 	if probes == 0 {
 		t.release(i)
 		return 0, ErrProbes
@@ -159,6 +185,9 @@ func (t *Table) Insert(c *flow.Conn, hash uint64, now flow.Millis) (uint32, erro
 	e := &t.conns[i]
 	*e = *c
 	e.Status |= flow.Confirmed
+	if c.Extended() {
+		t.extra[i] = *x
+	}
 	if e.Status&flow.Assured == 0 {
 		t.queue.push(t.conns, i)
 	}
@@ -240,7 +269,7 @@ func (t *Table) remove(i uint32, hash uint64, why Cause) {
 func (t *Table) drop(i uint32, hash uint64, why Cause) {
 	c := &t.conns[i]
 	if t.removed != nil {
-		t.removed(c, why)
+		t.removed(i, c, why)
 	}
 	switch why {
 	case Expired:
@@ -253,6 +282,9 @@ func (t *Table) drop(i uint32, hash uint64, why Cause) {
 		t.Stats.Deleted++
 	}
 	t.displace(hash, i)
+	if c.TwoKeyed() {
+		t.displaceReply(i)
+	}
 	t.Protect(i)
 	t.count--
 	t.release(i)
@@ -305,14 +337,14 @@ func (r *reaper) Due(i uint32) (timerwheel.Tick, bool) {
 // out, and returns the cursor for the next call, or 0 at the end. visit returns
 // whether the connection is to be removed. Connections that stay from the first
 // call to the last are visited exactly once.
-func (t *Table) Walk(cursor uint32, n int, now flow.Millis, visit func(*flow.Conn) (remove bool)) uint32 {
+func (t *Table) Walk(cursor uint32, n int, now flow.Millis, visit func(i uint32, c *flow.Conn) (remove bool)) uint32 {
 	end := uint32(min(uint64(cursor)+uint64(n), uint64(t.unused)))
 	for i := cursor; i < end; i++ {
 		c := &t.conns[i]
 		if c.Status&flow.Confirmed == 0 || c.Expires.Until(now) <= 0 {
 			continue
 		}
-		if visit(c) {
+		if visit(i, c) {
 			t.Remove(i, Deleted)
 		}
 	}

@@ -27,7 +27,7 @@ func conn(n int, expires flow.Millis) *flow.Conn {
 	return c
 }
 
-func newTable(t testing.TB, n int, now int64, removed func(*flow.Conn, Cause)) *Table {
+func newTable(t testing.TB, n int, now int64, removed func(uint32, *flow.Conn, Cause)) *Table {
 	t.Helper()
 	tab, err := New(n, &secret, now, removed)
 	if err != nil {
@@ -76,7 +76,7 @@ func TestTableAgainstModel(t *testing.T) {
 			}
 			switch rapid.SampledFrom([]string{"packet", "packet", "packet", "assure", "delete", "wait", "reap"}).Draw(rt, "op") {
 			case "packet":
-				i, ok := tab.Find(&c.Key, h, flow.Millis(now))
+				i, ok := tab.Find(&c.Key, false, h, flow.Millis(now))
 				if ok != known {
 					rt.Fatalf("Find = %v, want %v", ok, known)
 				}
@@ -87,7 +87,7 @@ func TestTableAgainstModel(t *testing.T) {
 				}
 				m.remove(c.Key) // Find has reaped it if it was there
 				c.Expires = flow.Millis(now + timeout)
-				_, err := tab.Insert(c, h, flow.Millis(now))
+				_, err := tab.Insert(c, nil, h, flow.Millis(now))
 				if len(m.conns) == size {
 					if len(m.order) == 0 {
 						if !errors.Is(err, ErrFull) {
@@ -103,7 +103,7 @@ func TestTableAgainstModel(t *testing.T) {
 				m.conns[c.Key] = modelConn{now + timeout, false}
 				m.order = append(m.order, c.Key)
 			case "assure":
-				if i, ok := tab.Find(&c.Key, h, flow.Millis(now)); ok {
+				if i, ok := tab.Find(&c.Key, false, h, flow.Millis(now)); ok {
 					tab.Conn(i).Status |= flow.Assured
 					tab.Protect(i)
 					m.remove(c.Key)
@@ -112,7 +112,7 @@ func TestTableAgainstModel(t *testing.T) {
 					m.remove(c.Key)
 				}
 			case "delete":
-				if i, ok := tab.Find(&c.Key, h, flow.Millis(now)); ok {
+				if i, ok := tab.Find(&c.Key, false, h, flow.Millis(now)); ok {
 					tab.Remove(i, Deleted)
 				}
 				m.remove(c.Key)
@@ -131,7 +131,7 @@ func TestTableAgainstModel(t *testing.T) {
 				for k, c := range m.conns {
 					h := k.Hash(&secret)
 					if c.expires <= now {
-						if _, ok := tab.Find(&k, h, flow.Millis(now)); ok {
+						if _, ok := tab.Find(&k, false, h, flow.Millis(now)); ok {
 							rt.Fatal("Find returned an expired connection")
 						}
 						m.remove(k)
@@ -182,7 +182,7 @@ func checkIndex(t interface{ Fatalf(string, ...any) }, tab *Table) {
 func TestFillPastMaximum(t *testing.T) {
 	const size = 10_000
 	var evicted []flow.Tuple
-	tab := newTable(t, size, 0, func(c *flow.Conn, why Cause) {
+	tab := newTable(t, size, 0, func(_ uint32, c *flow.Conn, why Cause) {
 		if why != Evicted {
 			t.Fatalf("removed for %d", why)
 		}
@@ -193,7 +193,7 @@ func TestFillPastMaximum(t *testing.T) {
 	})
 	for n := range 3 * size {
 		c := conn(n, 1000_000)
-		i, err := tab.Insert(c, c.Key.Hash(&secret), 0)
+		i, err := tab.Insert(c, nil, c.Key.Hash(&secret), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,7 +224,7 @@ func TestCountersCarry(t *testing.T) {
 			if assured {
 				c.Status |= flow.Assured
 			}
-			i, _ := tab.Insert(c, c.Key.Hash(&secret), 0)
+			i, _ := tab.Insert(c, nil, c.Key.Hash(&secret), 0)
 			all = append(all, i)
 		}
 		i := all[1]
@@ -255,24 +255,24 @@ func TestWalkSeesEachOnce(t *testing.T) {
 	tab := newTable(t, stay+churn, 0, nil)
 	for n := range stay + churn {
 		c := conn(n, 1000_000)
-		if _, err := tab.Insert(c, c.Key.Hash(&secret), 0); err != nil {
+		if _, err := tab.Insert(c, nil, c.Key.Hash(&secret), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
 	seen := map[flow.Tuple]int{}
 	cursor, step := uint32(0), 0
 	for {
-		cursor = tab.Walk(cursor, 7, 0, func(c *flow.Conn) bool { seen[c.Key]++; return false })
+		cursor = tab.Walk(cursor, 7, 0, func(_ uint32, c *flow.Conn) bool { seen[c.Key]++; return false })
 		if cursor == 0 {
 			break
 		}
 		k := conn(stay+step%churn, 0)
 		h := k.Key.Hash(&secret)
-		if i, ok := tab.Find(&k.Key, h, 0); ok {
+		if i, ok := tab.Find(&k.Key, false, h, 0); ok {
 			tab.Remove(i, Deleted)
 		} else {
 			k.Expires = 1000
-			if _, err := tab.Insert(k, h, 0); err != nil {
+			if _, err := tab.Insert(k, nil, h, 0); err != nil {
 				t.Fatal(err)
 			}
 		}

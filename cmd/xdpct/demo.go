@@ -51,7 +51,7 @@ Without root it says so and replays a capture of such traffic instead.`,
 
 // demoReplay runs the capture that ships with the project.
 func demoReplay(out io.Writer) error {
-	r, err := engine.NewReplay(engine.DefaultSettings(), 1)
+	r, err := engine.NewReplay(engine.DefaultSettings(), 1, engine.Zoning{})
 	if err != nil {
 		return err
 	}

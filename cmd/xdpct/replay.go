@@ -86,7 +86,7 @@ func (o *replayOptions) run(stdout io.Writer, files []string) (err error) {
 	if o.shards < 1 || o.shards > engine.MaxShards {
 		return usageError{fmt.Errorf("--shards %d: must be 1..%d", o.shards, engine.MaxShards)}
 	}
-	r, err := engine.NewReplay(o.settings, o.shards)
+	r, err := engine.NewReplay(o.settings, o.shards, engine.Zoning{})
 	if err != nil {
 		return err
 	}

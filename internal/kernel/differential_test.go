@@ -239,9 +239,9 @@ func differTable(t *testing.T, o *Oracle, sh *shard.Shard, now int64) string {
 	n := 0
 	for !sh.Tick(now) {
 	}
-	sh.Walk(0, sh.MaxConns(), func(c *flow.Conn) bool {
+	sh.Walk(0, sh.MaxConns(), func(i uint32, _ *flow.Conn) bool {
 		n++
-		r := c.Record(flow.Millis(now))
+		r := sh.Record(i)
 		id, timeout := split(t, string(export.Format{Extended: true}.AppendFlow(nil, &r)))
 		want, ok := kernel[id]
 		delete(kernel, id)

@@ -1,0 +1,279 @@
+package shard
+
+import (
+	"errors"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/l4"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/table"
+)
+
+func (s *Shard) time() flow.Millis { return flow.Millis(s.now) }
+
+// find looks for the connection that p names, and says in which direction of it
+// p runs (nf_conntrack_find_get). i and hit are what the packet's first key found.
+func (s *Shard) find(p *packet.Packet, i uint32, hit bool) (uint32, flow.Direction, bool) {
+	if hit {
+		d := s.table.Direction(i, &p.Key, p.Flipped)
+		if p.Zone.In(d) == p.Key.L4.Zone() {
+			return i, d, true
+		}
+	}
+	if !p.Zone.Directional() {
+		return 0, 0, false
+	}
+	key := p.Key
+	key.L4 = key.L4.WithZone(p.Zone.In(flow.Reply))
+	if i, hit = s.table.Find(&key, p.Flipped, key.Hash(&s.cfg.Secret), s.time()); !hit {
+		return 0, 0, false
+	}
+	d := s.table.Direction(i, &key, p.Flipped)
+	return i, d, d == flow.Reply
+}
+
+// related judges an ICMP error (nf_conntrack_inet_error): it neither counts nor
+// refreshes.
+func (s *Shard) related(p *packet.Packet, v *Verdict) {
+	i, ok := s.table.Find(&p.Key, p.Flipped, p.Hash, s.time())
+	i, d, ok := s.find(p, i, ok)
+	if !ok {
+		v.invalid(flow.ReasonICMPErrorUnknown)
+		return
+	}
+	if p.Misdirected {
+		v.invalid(flow.ReasonICMPErrorAddress)
+		return
+	}
+	v.State, v.Dir = flow.Related, d
+	v.accept(s.table.Conn(i), flow.NoReason)
+}
+
+// track judges a packet that names a connection (resolve_normal_ct and
+// nf_conntrack_handle_packet), packet n of the batch. It writes all of v.
+func (s *Shard) track(p *packet.Packet, n int, v *Verdict) {
+	i, ok := s.table.Lookup(&s.batch, n, &p.Key, p.Flipped, s.time())
+	var d flow.Direction
+	if ok && p.Zone.Dirs == 0 {
+		d = s.table.Direction(i, &p.Key, p.Flipped)
+	} else if i, d, ok = s.find(p, i, ok); !ok {
+		s.begin(p, v)
+		return
+	}
+	c := s.table.Conn(i)
+	v.State, v.Dir = classify(c, d), d
+	status, l4state := c.PublicStatus(), c.State
+
+	r := s.trackers(i, c).Packet(c, p, d, s.time())
+	switch r.Outcome {
+	case l4.Invalid:
+		v.invalid(r.Reason)
+		return
+	case l4.Shorten:
+		s.table.Refresh(i, s.in(r.Timeout), s.time())
+		v.invalid(r.Reason)
+		return
+	case l4.Reopen:
+		s.table.Remove(i, table.Closed)
+		s.begin(p, v)
+		return
+	}
+	c.Status |= flow.SeenReply * flow.Status(d) // no branch: which way is a coin toss
+	switch r.Outcome {
+	case l4.Accept:
+		if c.Status&flow.FixedTimeout == 0 {
+			s.table.Refresh(i, s.expiry(c, r.Timeout), s.time())
+		}
+		s.table.Count(i, d, p.Len)
+	case l4.Close:
+		s.table.Count(i, d, p.Len)
+		c.Expires = s.time()
+		v.accept(c, r.Reason)
+		s.table.Remove(i, table.Closed)
+		return
+	}
+	if c.PublicStatus() != status || c.State != l4state {
+		s.changed(i, c, status)
+	}
+	v.accept(c, r.Reason)
+}
+
+// trackers returns the trackers with the timeouts of entry i.
+func (s *Shard) trackers(i uint32, c *flow.Conn) *l4.Config {
+	if c.Extended() {
+		return s.policy(s.table.Extra(i).Policy)
+	}
+	return &s.cfg.L4
+}
+
+func (s *Shard) policy(n uint16) *l4.Config {
+	if n > 0 && int(n) <= len(s.cfg.Policies) {
+		return &s.cfg.Policies[n-1]
+	}
+	return &s.cfg.L4
+}
+
+// changed follows a change of status or state of entry i, whose status was
+// before.
+func (s *Shard) changed(i uint32, c *flow.Conn, before flow.Status) {
+	if (c.Status^before)&flow.Assured != 0 {
+		s.table.Protect(i)
+	}
+	s.observe(flow.EventUpdate, i)
+}
+
+// classify is the end of resolve_normal_ct: what a packet in direction d of c
+// is called, by what was known before it.
+func classify(c *flow.Conn, d flow.Direction) flow.State {
+	switch {
+	case c.Status&flow.SeenReply != 0 || d == flow.Reply:
+		return flow.Established
+	case c.Status&flow.Expected != 0:
+		return flow.Related
+	}
+	return flow.New
+}
+
+// begin judges the first packet of a connection (init_conntrack and
+// __nf_conntrack_confirm). The connection gets a place only if its tracker
+// accepts the packet, so that an INVALID packet never costs another its place,
+// and uses no expectation up.
+func (s *Shard) begin(p *packet.Packet, v *Verdict) {
+	c, trackers := &s.fresh, &s.cfg.L4
+	*c = flow.Conn{Key: p.Key}
+	if p.Flipped {
+		c.Flip = 1
+	}
+	var zone Zone
+	if len(s.cfg.Zones) > 0 {
+		zone = s.cfg.Zones[p.Zone.Zone]
+		trackers = s.policy(zone.Policy)
+	}
+	r := trackers.New(c, p, s.time())
+	if r.Outcome != l4.Accept {
+		v.invalid(r.Reason)
+		return
+	}
+	c.Expires = s.expiry(c, r.Timeout)
+	c.Count(flow.Original, p.Len)
+	s.extend(p, zone.Policy)
+	i, reason := s.insert(p.Hash, zone)
+	if reason != flow.NoReason {
+		*v = Verdict{Action: Drop, State: flow.Invalid, Reason: reason}
+		return
+	}
+	e := s.table.Conn(i)
+	v.State, v.Dir = classify(e, flow.Original), flow.Original
+	v.accept(e, r.Reason)
+}
+
+// extend gives the fresh connection, which begins with p, what only some have.
+func (s *Shard) extend(p *packet.Packet, policy uint16) {
+	c, x := &s.fresh, &s.extra
+	expected := s.cfg.Expect != nil && s.cfg.Expect.Len() > 0
+	if policy == 0 && !s.cfg.Timestamp && !expected && !p.Zone.Directional() {
+		return
+	}
+	*x = flow.Extra{Policy: policy}
+	if s.cfg.Timestamp {
+		x.Start = s.wall()
+	}
+	if policy != 0 || s.cfg.Timestamp {
+		c.SetExtended()
+	}
+	if expected {
+		t := p.Tuple()
+		if m, ok := s.cfg.Expect.Match(&t, s.now); ok {
+			x.Master, x.Mark = m.Master, m.Mark
+			c.Status |= flow.Expected
+			c.SetExtended()
+		}
+	}
+	if p.Zone.Directional() {
+		t, _ := p.Tuple().Invert()
+		t.L4 = t.L4.WithZone(p.Zone.In(flow.Reply))
+		s.secondKey(t)
+		x.ZoneDirs = p.Zone.Dirs
+	}
+}
+
+// secondKey gives the fresh connection a reply tuple that is not the inverse of
+// the original one.
+func (s *Shard) secondKey(reply flow.Tuple) {
+	key, flipped := reply.Canonical()
+	s.extra.Reply, s.extra.ReplyFlip = key, 0
+	if flipped {
+		s.extra.ReplyFlip = 1
+	}
+	s.fresh.SetTwoKeyed()
+}
+
+// insert gives the fresh connection a place, or says why there is none.
+func (s *Shard) insert(hash uint64, zone Zone) (i uint32, reason flow.Reason) {
+	if zone.Limit != nil && !zone.Limit.Take() {
+		return 0, flow.ReasonZoneFull
+	}
+	i, err := s.table.Insert(&s.fresh, &s.extra, hash, s.time())
+	if err == nil {
+		s.observe(flow.EventNew, i)
+		return i, flow.NoReason
+	}
+	if zone.Limit != nil {
+		zone.Limit.Give()
+	}
+	switch {
+	case errors.Is(err, table.ErrProbes):
+		return 0, flow.ReasonProbeLimit
+	case errors.Is(err, table.ErrClash):
+		return 0, flow.ReasonClash
+	}
+	return 0, flow.ReasonTableFull
+}
+
+// wall is the time in nanoseconds since 1970.
+func (s *Shard) wall() int64 { return s.cfg.Epoch + s.now*1e6 }
+
+func (s *Shard) in(seconds uint32) flow.Millis {
+	return s.time() + flow.Millis(min(seconds, flow.MaxTimeout))*1000
+}
+
+// expiry returns when a connection with the given timeout ends. As the table
+// fills, connections that are not ASSURED get less.
+func (s *Shard) expiry(c *flow.Conn, seconds uint32) flow.Millis {
+	start, end := s.cfg.AdaptiveStart, s.cfg.AdaptiveEnd
+	if n := s.table.Len(); start > 0 && n > start && c.Status&flow.Assured == 0 {
+		if n >= end {
+			return s.time()
+		}
+		return s.time() + flow.Millis(uint64(min(seconds, flow.MaxTimeout))*1000*uint64(end-n)/uint64(end-start))
+	}
+	return s.in(seconds)
+}
+
+func (s *Shard) observe(k flow.EventKind, i uint32) {
+	if s.cfg.Observe != nil {
+		s.cfg.Observe(k, i)
+	}
+}
+
+// removed is told by the table of an entry that goes.
+func (s *Shard) removed(i uint32, c *flow.Conn, _ table.Cause) {
+	s.observe(flow.EventDestroy, i)
+	if len(s.cfg.Zones) > 0 {
+		if z := s.cfg.Zones[s.zoneOf(i, c)]; z.Limit != nil {
+			z.Limit.Give()
+		}
+	}
+	if c.Extended() && s.table.Extra(i).Expects {
+		t := c.Tuple(flow.Original, s.table.Extra(i))
+		s.cfg.Expect.RemoveMaster(&t)
+	}
+}
+
+// zoneOf returns the zone of entry i, whatever the directions that it counts for.
+func (s *Shard) zoneOf(i uint32, c *flow.Conn) flow.Zone {
+	if z := c.Key.L4.Zone(); z != 0 || !c.TwoKeyed() {
+		return z
+	}
+	return s.table.Extra(i).Reply.L4.Zone()
+}
