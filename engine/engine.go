@@ -16,6 +16,7 @@ import (
 
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/frag"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
@@ -122,12 +123,13 @@ func (e *Engine) lookupPorts() (shards int, err error) {
 	return shards, nil
 }
 
+// A shard has chunks for the fragments that it holds, besides those of its ports.
 // chunksPerPort is how many chunks a shard has for each port: a fill ring and a
 // transmit ring full.
 const chunksPerPort = 2 * rx.RingSize
 
 func (e *Engine) makeWorkers(n int) error {
-	perShard := chunksPerPort * len(e.ports)
+	perShard := chunksPerPort*len(e.ports) + frag.MaxHeld
 	var err error
 	if e.umem, err = rx.NewUMEM(perShard*n, e.cfg.FrameSize); err != nil {
 		return err
@@ -177,6 +179,8 @@ func (e *Engine) makeWorkers(n int) error {
 	}
 	for _, w := range e.workers {
 		w.peers = e.workers
+		w.assembly.arriving = make([][]handed, n)
+		w.frags = frag.New(e.cfg.Settings.Fragments, func(h handed, r flow.Reason) { w.drop(r, h.desc.Addr) })
 	}
 	e.hub.workers = e.workers
 	return nil

@@ -7,6 +7,7 @@ import (
 
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/frag"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/rx/capture"
 	"github.com/xdpct/xdpct/shard"
@@ -21,6 +22,10 @@ type Replay struct {
 	now    int64 // milliseconds since 1970
 	pkt    [1]packet.Packet
 	out    [1]shard.Verdict
+	frags  *frag.Table[*capture.Frame]
+	whole  []byte // the datagram that the last fragment completed
+	passed []*capture.Frame
+	zone   flow.ZoneID
 }
 
 // NewReplay makes a tracker of n shards. Close it.
@@ -32,6 +37,7 @@ func NewReplay(s Settings, n int, z Zoning) (*Replay, error) {
 		return nil, err
 	}
 	r := &Replay{checks: packet.Checks{Transport: s.Checksum}}
+	r.frags = frag.New(s.Fragments, func(*capture.Frame, flow.Reason) {})
 	if err := z.validate(); err != nil {
 		return nil, err
 	}
@@ -66,21 +72,77 @@ var replaySecret = flow.Secret{
 	0xa54ff53a5f1d36f1, 0x510e527fade682d1, 0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b,
 }
 
+// SetZone puts the frames to come into a zone.
+func (r *Replay) SetZone(z flow.ZoneID) { r.zone = z }
+
 // Frame judges a frame and returns the parsed packet, valid until the next call,
 // and the verdict. A frame without a time, or with one before its predecessor's,
 // counts as captured together with that.
+//
+// A fragment is held until its datagram is complete; the one that completes it gets
+// the verdict on the datagram, and the packet is the datagram.
 func (r *Replay) Frame(f *capture.Frame) (*packet.Packet, shard.Verdict) {
 	if !f.Time.IsZero() {
 		r.now = max(r.now, f.Time.UnixMilli())
 	}
+	r.frags.Expire(r.now)
 	p := &r.pkt[0]
 	f.Parse(p, r.checks)
-	r.shards[0].Hash(p)
+	r.prepare(p)
+	r.passed = append(r.passed[:0], f)
+	if p.Kind == packet.Fragmented {
+		if v, held := r.fragment(p, f); held {
+			r.passed = r.passed[:0]
+			return p, v
+		}
+	}
 	s := r.shards[shard.Owner(p.Hash, len(r.shards))]
 	for !s.Tick(r.now) {
 	}
 	s.Process(r.pkt[:], r.out[:])
+	if r.out[0].Action != shard.Accept {
+		r.passed = r.passed[:0]
+	}
 	return p, r.out[0]
+}
+
+func (r *Replay) prepare(p *packet.Packet) {
+	if r.zone != (flow.ZoneID{}) && p.Kind != packet.Malformed && p.Kind != packet.Untracked {
+		p.SetZone(r.zone)
+	}
+	r.shards[0].Hash(p)
+}
+
+// Passed returns the frames that the last frame let pass: itself, all fragments of
+// the datagram that it completed, or none. Valid until the next call of Frame.
+func (r *Replay) Passed() []*capture.Frame { return r.passed }
+
+// fragment takes a fragment. If that completes a datagram, it is what p is
+// afterwards; otherwise held is true and v is the verdict on the fragment.
+func (r *Replay) fragment(p *packet.Packet, f *capture.Frame) (v shard.Verdict, held bool) {
+	kept := *f
+	kept.Data = slices.Clone(f.Data)
+	d, reason := r.frags.Add(p, &kept, r.now)
+	switch {
+	case reason == flow.ReasonFragmentHeld:
+		return shard.Verdict{Action: shard.Hold, Reason: reason}, true
+	case reason != flow.NoReason:
+		return shard.Verdict{Action: shard.Drop, Reason: reason}, true
+	}
+	pieces := make([]packet.Piece, len(d.Frames))
+	r.passed = r.passed[:0]
+	for i, f := range d.Frames {
+		pieces[i] = packet.Piece{Fragment: d.Fragments[i], Frame: f.Data}
+		r.passed = append(r.passed, f)
+	}
+	l3, checks := int(pieces[0].L3), r.checks
+	var cut bool
+	r.whole, cut = packet.Assemble(r.whole[:0], pieces)
+	checks.Transport = checks.Transport && !cut
+	checks.Partial = false
+	p.ParseWhole(r.whole, len(r.whole), l3, checks)
+	r.prepare(p)
+	return v, false
 }
 
 // Named returns the connection that the addresses and ports of the last frame
@@ -103,6 +165,9 @@ func (r *Replay) Named() (rec flow.Record, ok bool) {
 func (r *Replay) Timeout(v shard.Verdict) uint32 {
 	return uint32(max(v.Expires.Until(flow.Millis(r.now)), 0)) / 1000
 }
+
+// SetTime moves the clock on to t, as if a frame had been captured then.
+func (r *Replay) SetTime(t time.Time) { r.now = max(r.now, t.UnixMilli()) }
 
 // Now returns the time of the last frame.
 func (r *Replay) Now() time.Time { return time.UnixMilli(r.now).UTC() }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/frag"
 	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/shard"
@@ -30,6 +31,8 @@ type Settings struct {
 	Timestamp bool
 	// ExpectMax is nf_conntrack_expect_max.
 	ExpectMax int
+	// Fragments are net.ipv4.ipfrag_time and nf_conntrack_frag6_timeout.
+	Fragments frag.Config
 	// AdaptiveStart and AdaptiveEnd, in percent of Max, shrink the timeouts of
 	// connections that are not ASSURED as the table fills; a start of 0 turns
 	// it off (pf's adaptive.start and adaptive.end).
@@ -38,7 +41,7 @@ type Settings struct {
 
 // DefaultSettings are those of Linux 6.18.
 func DefaultSettings() Settings {
-	return Settings{L4: l4.Linux(), Max: 262144, Checksum: true, ExpectMax: 4096, AdaptiveEnd: 120}
+	return Settings{L4: l4.Linux(), Max: 262144, Checksum: true, ExpectMax: 4096, Fragments: frag.Linux(), AdaptiveEnd: 120}
 }
 
 // setting is one named value and its range.
@@ -66,6 +69,14 @@ func tcpTimeout(name string, st flow.TCPState) setting {
 func sctpTimeout(name string, st flow.SCTPState) setting {
 	return timeout("nf_conntrack_sctp_timeout_"+name, "SCTP in "+st.String(),
 		func(t *l4.Timeouts) *uint32 { return &t.SCTP[st] })
+}
+
+func fragTimeout(name, family string, field func(*frag.Config) *int64) setting {
+	return setting{
+		name, "how long fragments of " + family + " wait for the rest, in seconds", 1, 3600,
+		func(s *Settings) uint64 { return uint64(*field(&s.Fragments)) / 1000 },
+		func(s *Settings, v uint64) { *field(&s.Fragments) = int64(v) * 1000 },
+	}
 }
 
 func flag(name, doc string, field func(*Settings) *bool) setting {
@@ -129,6 +140,8 @@ var settings = []setting{
 	sctpTimeout("shutdown_recd", flow.SCTPShutdownRecd),
 	sctpTimeout("shutdown_ack_sent", flow.SCTPShutdownAckSent),
 	sctpTimeout("heartbeat_sent", flow.SCTPHeartbeatSent),
+	fragTimeout("ipfrag_time", "IPv4", func(c *frag.Config) *int64 { return &c.TimeoutIPv4 }),
+	fragTimeout("nf_conntrack_frag6_timeout", "IPv6", func(c *frag.Config) *int64 { return &c.TimeoutIPv6 }),
 	count("xdpct_adaptive_start", "percent of nf_conntrack_max from which timeouts of connections that are not ASSURED shrink; 0 is never", 0, 100,
 		func(s *Settings) *int { return &s.AdaptiveStart }),
 	count("xdpct_adaptive_end", "percent of nf_conntrack_max at which they would reach nothing", 1, 1000,
@@ -139,7 +152,9 @@ const settingPrefix = "net.netfilter."
 
 // isTimeout reports whether a setting is a timeout, so that it may be part of a
 // timeout policy.
-func isTimeout(name string) bool { return strings.Contains(name, "_timeout") }
+func isTimeout(name string) bool {
+	return strings.Contains(name, "_timeout") && !strings.Contains(name, "_frag6_")
+}
 
 // Set sets the named setting, with or without the prefix net.netfilter. An
 // unknown name or a value out of range is an error and changes nothing.

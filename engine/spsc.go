@@ -28,6 +28,19 @@ func (r *spsc[T]) push(v T) bool {
 	return true
 }
 
+// pushAll adds all of vs, or none if there is no room for them.
+func (r *spsc[T]) pushAll(vs []T) bool {
+	t := r.tail.Load()
+	if t-r.head.Load()+uint64(len(vs)) > uint64(len(r.buf)) {
+		return false
+	}
+	for i, v := range vs {
+		r.buf[(t+uint64(i))&r.mask] = v
+	}
+	r.tail.Store(t + uint64(len(vs)))
+	return true
+}
+
 // pop takes as many entries as there are, at most len(dst).
 func (r *spsc[T]) pop(dst []T) int {
 	h := r.head.Load()

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/frag"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
@@ -29,6 +30,9 @@ const (
 type handed struct {
 	desc rx.Desc
 	port uint8
+	// left is not zero for the fragments of a datagram that is handed over as a
+	// whole: how many there are from this one on.
+	left uint8
 }
 
 // worker is one shard's thread: it moves frames between its queues, the one of
@@ -56,6 +60,9 @@ type worker struct {
 	events   *eventRing
 	drops    [flow.NumReasons]uint64 // frames that were dropped after their verdict
 	loop     LoopStats
+
+	frags    *frag.Table[handed]
+	assembly assembly
 
 	descs    [batch]rx.Desc
 	hand     [batch]handed
@@ -117,6 +124,7 @@ func (w *worker) run() {
 		mono, wall := w.clock()
 		w.now, w.wall = mono/1e6, wall
 		reaped := w.shard.Tick(w.now)
+		w.frags.Expire(w.now)
 		n := w.receive() + w.takeHandovers()
 		w.reclaim()
 		w.send()
@@ -152,7 +160,7 @@ func (w *worker) receive() (frames int) {
 		frames += n
 		k := 0
 		for _, d := range w.descs[:n] {
-			if w.admit(handed{d, uint8(i)}, k, false) {
+			if w.admit(handed{desc: d, port: uint8(i)}, k, false) {
 				k++
 			}
 		}
@@ -163,7 +171,7 @@ func (w *worker) receive() (frames int) {
 
 // takeHandovers takes what other workers have received for this one.
 func (w *worker) takeHandovers() (frames int) {
-	for _, in := range w.inbox {
+	for from, in := range w.inbox {
 		if in == nil || in.empty() {
 			continue
 		}
@@ -171,7 +179,9 @@ func (w *worker) takeHandovers() (frames int) {
 		frames += n
 		k := 0
 		for _, h := range w.hand[:n] {
-			if w.admit(h, k, true) {
+			if h.left > 0 {
+				w.arrive(from, h)
+			} else if w.admit(h, k, true) {
 				k++
 			}
 		}
@@ -190,13 +200,17 @@ func (w *worker) admit(h handed, k int, mine bool) bool {
 	}
 	p := &w.pkts[k]
 	p.Parse(frame, len(frame), w.ports[h.port].checks)
-	if p.Kind == packet.Data || p.Kind == packet.Error {
+	if p.Kind == packet.Data || p.Kind == packet.Error || p.Kind == packet.Fragmented {
 		if z := w.ports[h.port].zones; z != nil {
 			p.SetZone(z.of(p))
 		}
 		w.shard.Hash(p)
 		if owner := shard.Owner(p.Hash, len(w.peers)); owner != w.id && !mine {
 			w.handOver(h, w.peers[owner])
+			return false
+		}
+		if p.Kind == packet.Fragmented {
+			w.reassemble(p, h)
 			return false
 		}
 	}
@@ -225,23 +239,29 @@ func (w *worker) judge(n int) {
 	w.shard.Process(w.pkts[:n], w.verdicts[:n])
 	for i := range n {
 		h := w.from[i]
-		if w.mode == Tap || w.verdicts[i].Action != shard.Accept {
-			w.release(h.desc.Addr)
-			continue
-		}
-		out := w.ports[1-h.port]
-		if out.queue == nil {
-			w.drop(flow.ReasonNoPort, h.desc.Addr)
-			continue
-		}
-		if w.ports[h.port].checks.Partial {
+		action := w.verdicts[i].Action
+		if w.ports[h.port].checks.Partial && w.mode != Tap && action == shard.Accept {
 			w.pkts[i].CompleteChecksum()
 		}
-		out.out = append(out.out, h.desc)
+		w.forward(h, action)
 	}
 	for _, p := range w.ports {
 		w.transmit(p)
 	}
+}
+
+// forward sends a frame where its verdict says.
+func (w *worker) forward(h handed, a shard.Action) {
+	if w.mode == Tap || a != shard.Accept {
+		w.release(h.desc.Addr)
+		return
+	}
+	out := w.ports[1-h.port]
+	if out.queue == nil {
+		w.drop(flow.ReasonNoPort, h.desc.Addr)
+		return
+	}
+	out.out = append(out.out, h.desc)
 }
 
 // transmit queues the frames that go out by p. If the ring is full it tries to

@@ -20,9 +20,22 @@ const (
 	ReasonIPHeaderChecksum // the IPv4 header checksum is wrong
 	ReasonFragmentHeader   // an IPv6 fragment header that is cut off, or that nothing follows although it says so
 
+	// Fragments that are dropped, alone or with their datagram.
+
+	ReasonFragmentLength    // a fragment of no bytes, or not the last one and no multiple of eight bytes
+	ReasonFragmentTooLong   // a fragment that would make a datagram of more than 65535 bytes
+	ReasonFragmentTiny      // a fragment that ends or begins within the transport header, or a first one without all headers
+	ReasonFragmentNested    // a second fragment header
+	ReasonFragmentOverlap   // the fragments of the datagram overlap; all of it is dropped
+	ReasonFragmentDuplicate // the bytes of this fragment are there already
+	ReasonFragmentEnd       // the fragments disagree on where the datagram ends
+	ReasonFragmentECN       // some fragments are ECN-capable and some are not
+	ReasonFragmentTimeout   // the rest of the datagram did not come in time
+	ReasonFragmentLimit     // too many fragments wait: of this datagram, from this source, or in all
+
 	// Packets that nf_conntrack calls INVALID before it looks for a connection.
 
-	ReasonFragment        // a fragment of a datagram; not reassembled yet
+	ReasonFragment        // a fragment that came to a tracker without its datagram
 	ReasonIPv6ExtHeader   // the chain of extension headers is cut off, or ends in No Next Header
 	ReasonL4TooShort      // the transport header is cut off
 	ReasonL4Length        // the UDP length field is beyond the packet or below 8
@@ -64,6 +77,10 @@ const (
 	ReasonTCPAckBelow     // ACK is under the lower bound: possibly overly delayed
 	ReasonSCTPIgnored     // an SCTP packet that passes, but renews no timer: INIT again, HEARTBEAT with another tag
 
+	// Not judged yet.
+
+	ReasonFragmentHeld // waits for the rest of its datagram
+
 	// Frames that are dropped for want of room or of a way out.
 
 	ReasonTableFull     // the table is full and holds nothing that may be evicted
@@ -95,7 +112,18 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonIPTotalLength:     {"ip_total_length", "the IP length field is beyond the frame or below the header"},
 	ReasonIPHeaderChecksum:  {"ip_header_checksum", "the IPv4 header checksum is wrong"},
 	ReasonFragmentHeader:    {"fragment_header", "an IPv6 fragment header that is cut off, or that nothing follows although it says so"},
-	ReasonFragment:          {"fragment", "a fragment of a datagram; not reassembled yet"},
+	ReasonFragmentHeld:      {"fragment_held", "waits for the rest of its datagram"},
+	ReasonFragmentLength:    {"fragment_length", "a fragment of no bytes, or not the last one and no multiple of eight bytes"},
+	ReasonFragmentTooLong:   {"fragment_too_long", "a fragment that would make a datagram of more than 65535 bytes"},
+	ReasonFragmentTiny:      {"fragment_tiny", "a fragment that ends or begins within the transport header, or a first one without all headers"},
+	ReasonFragmentNested:    {"fragment_nested", "a second fragment header"},
+	ReasonFragmentOverlap:   {"fragment_overlap", "the fragments of the datagram overlap; all of it is dropped"},
+	ReasonFragmentDuplicate: {"fragment_duplicate", "the bytes of this fragment are there already"},
+	ReasonFragmentEnd:       {"fragment_end", "the fragments disagree on where the datagram ends"},
+	ReasonFragmentECN:       {"fragment_ecn", "some fragments are ECN-capable and some are not"},
+	ReasonFragmentTimeout:   {"fragment_timeout", "the rest of the datagram did not come in time"},
+	ReasonFragmentLimit:     {"fragment_limit", "too many fragments wait: of this datagram, from this source, or in all"},
+	ReasonFragment:          {"fragment", "a fragment that came to a tracker without its datagram"},
 	ReasonIPv6ExtHeader:     {"ipv6_ext_header", "the chain of extension headers is cut off, or ends in No Next Header"},
 	ReasonL4TooShort:        {"l4_too_short", "the transport header is cut off"},
 	ReasonL4Length:          {"l4_length", "the UDP length field is beyond the packet or below 8"},

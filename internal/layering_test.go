@@ -26,7 +26,8 @@ var mayImport = map[string][]string{
 	"shard":       {"flow", "packet", "l4", "table", "timerwheel", "expect"},
 	"rx":          {},
 	"rx/capture":  {"packet"},
-	"engine":      {"flow", "packet", "l4", "table", "shard", "expect", "rx", "rx/capture"},
+	"frag":        {"flow", "packet"},
+	"engine":      {"flow", "packet", "frag", "l4", "table", "shard", "expect", "rx", "rx/capture"},
 	"export":      {"flow", "expect"},
 	"control":     {"flow", "expect", "shard", "export"},
 	"expect":      {"flow"},
@@ -47,7 +48,7 @@ var mayImport = map[string][]string{
 // pure packages get time, randomness and frames from outside: nothing in them
 // may reach for a clock, a random number, a goroutine's tools or the system.
 var (
-	pure      = []string{"flow", "timerwheel", "packet", "l4", "table", "shard"}
+	pure      = []string{"flow", "timerwheel", "packet", "frag", "l4", "table", "shard"}
 	forbidden = []string{"time", "math/rand", "math/rand/v2", "crypto/rand", "os", "net", "sync", "sync/atomic", "io", "log", "log/slog", "context", "syscall"}
 	// arenaFile is the one file of the pure packages that may map memory.
 	arenaFile = filepath.Join("table", "arena_linux.go")

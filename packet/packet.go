@@ -8,11 +8,12 @@ type Kind uint8
 
 // The kinds of packet.
 const (
-	Malformed Kind = iota // not a whole IP packet: drop, with Reason
-	Invalid               // cannot belong to a connection, with Reason
-	Untracked             // not IP, or neighbour discovery and the like
-	Data                  // Key names the connection, which it may create
-	Error                 // an ICMP error about the connection that Key names
+	Malformed  Kind = iota // not a whole IP packet: drop, with Reason
+	Invalid                // cannot belong to a connection, with Reason
+	Untracked              // not IP, or neighbour discovery and the like
+	Data                   // Key names the connection, which it may create
+	Error                  // an ICMP error about the connection that Key names
+	Fragmented             // a fragment of the datagram that Key names; with a Reason: one to drop
 )
 
 // Packet is a parsed frame.
@@ -41,7 +42,8 @@ type Packet struct {
 	L3, L4 uint16 // offsets of the IP and the transport header in Frame
 	Len    uint32 // length of the IP datagram in bytes, headers included
 
-	TCP TCP // valid iff Proto is TCP and Kind is Data
+	TCP      TCP      // valid iff Proto is TCP and Kind is Data
+	Fragment Fragment // valid iff Kind is Fragmented
 }
 
 // TCP is what the tracker reads of a TCP header, in host byte order.

@@ -110,7 +110,10 @@ func TestReasons(t *testing.T) {
 		{flow.ReasonIPHeaderChecksum, udp(func(ip []byte) { ip[8]++ })},
 		{flow.ReasonIPTotalLength, header(func(ip []byte) { ip[3]++ })},
 		{flow.ReasonIPTotalLength, header(func(ip []byte) { ip[3] = 19 })},
-		{flow.ReasonFragment, header(func(ip []byte) { ip[6] = 0x20 })},
+		{flow.ReasonFragmentLength, header(func(ip []byte) { ip[6] = 0x20 })},
+		{flow.ReasonFragmentTiny, header(func(ip []byte) { ip[3], ip[6] = 28, 0x20; ip[9] = 6 })},
+		{flow.ReasonFragmentTiny, header(func(ip []byte) { ip[7] = 1; ip[9] = 6 })},
+		{flow.ReasonFragmentTooLong, header(func(ip []byte) { ip[6], ip[7] = 0x1f, 0xff })},
 		{flow.ReasonL4TooShort, header(func(ip []byte) { ip[3] = 27 })},
 		{flow.ReasonL4Length, udp(func(ip []byte) { ip[25] = 7 })},
 		{flow.ReasonL4Checksum, udp(func(ip []byte) { ip[28]++ })},
@@ -122,7 +125,7 @@ func TestReasons(t *testing.T) {
 	} {
 		var p Packet
 		p.Parse(c.frame, len(c.frame), whole)
-		if p.Reason != c.want || p.Kind != Malformed && p.Kind != Invalid || (p.Kind == Malformed) != c.want.Malformed() {
+		if p.Reason != c.want || p.Kind != Malformed && p.Kind != Invalid && p.Kind != Fragmented || (p.Kind == Malformed) != c.want.Malformed() {
 			t.Errorf("%v: kind %d, reason %v", c.want, p.Kind, p.Reason)
 		}
 	}

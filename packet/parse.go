@@ -70,6 +70,19 @@ func (p *Packet) ParseFrom(frame []byte, wire, off int, typ EtherType, checks Ch
 	}
 }
 
+// ParseWhole is ParseFrom for a frame whose IP header is at off: one that was
+// assembled from fragments.
+func (p *Packet) ParseWhole(frame []byte, wire, off int, checks Checks) {
+	typ := EtherIPv4
+	if len(frame) > off && frame[off]>>4 == 6 {
+		typ = EtherIPv6
+	}
+	p.ParseFrom(frame, wire, off, typ, checks)
+	if p.Kind == Fragmented {
+		p.Reason = flow.ReasonFragmentNested
+	}
+}
+
 // reset makes p the verdict on nothing yet. It leaves alone what is valid only
 // beside a Kind that sets it.
 func (p *Packet) reset(frame []byte) {
@@ -114,7 +127,7 @@ func (p *Packet) parseIPv4(off, wire int, checks Checks) {
 	p.Family, p.Len = flow.IPv4, uint32(total)
 	p.Proto = flow.Proto(b[9])
 	if binary.BigEndian.Uint16(b[6:])&0x3fff != 0 { // MF or an offset
-		p.invalid(flow.ReasonFragment)
+		p.fragmentIPv4(b, off, ihl, total)
 		return
 	}
 	p.L4 = uint16(off + ihl)
@@ -150,8 +163,11 @@ func (p *Packet) parseIPv6(off, wire int, checks Checks) {
 	case x.fragAt > 0 && x.cut && total <= x.fragAt+8:
 		p.Reason = flow.ReasonFragmentHeader // nf_ct_frag6_queue drops it
 		return
+	case x.fragment && x.at > len(b): // the header is not whole
+		p.invalid(flow.ReasonIPv6ExtHeader)
+		return
 	case x.fragment:
-		p.invalid(flow.ReasonFragment)
+		p.fragmentIPv6(b, off, total, &x)
 		return
 	case x.cut || off+x.at > 0xffff:
 		p.invalid(flow.ReasonIPv6ExtHeader)
@@ -178,6 +194,7 @@ type extensions struct {
 	proto    flow.Proto // the transport protocol, or that of the header where the walk ended
 	at       int        // its offset in the packet, perhaps beyond its end
 	fragAt   int        // offset of the first fragment header, 0 if there is none
+	fragNext int        // offset of the byte that announces it
 	fragment bool       // a fragment, and not an atomic one; the walk ended there
 	cut      bool       // the chain is cut off, or ends in No Next Header
 }
@@ -186,6 +203,7 @@ type extensions struct {
 // proto at offset off.
 func skipExtensions(b []byte, proto flow.Proto, off int) extensions {
 	x := extensions{proto: proto, at: off}
+	announced := 6 // in the fixed header
 	for {
 		switch x.proto {
 		case hopByHop, routing, authHeader, destOptions, fragment:
@@ -196,7 +214,7 @@ func skipExtensions(b []byte, proto flow.Proto, off int) extensions {
 			return x
 		}
 		if x.proto == fragment && x.fragAt == 0 {
-			x.fragAt = x.at
+			x.fragAt, x.fragNext = x.at, announced
 		}
 		if len(b) < x.at+2 { // the kernel asks for no more than it reads
 			x.cut = true
@@ -215,7 +233,7 @@ func skipExtensions(b []byte, proto flow.Proto, off int) extensions {
 		default:
 			size = (int(b[x.at+1]) + 1) * 8
 		}
-		x.proto = flow.Proto(b[x.at])
+		x.proto, announced = flow.Proto(b[x.at]), x.at
 		x.at += size
 		if x.fragment {
 			return x

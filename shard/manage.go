@@ -13,8 +13,8 @@ import (
 var (
 	ErrExists   = errors.New("such conntrack exists, try -U to update") // EEXIST
 	ErrNotFound = errors.New("such conntrack doesn't exist")            // ENOENT
-	ErrBusy     = errors.New("Device or resource busy")                 // EBUSY
-	ErrInvalid  = errors.New("Invalid parameters")                      // EINVAL
+	ErrBusy     = errors.New("a status that cannot be taken back")      // EBUSY
+	ErrInvalid  = errors.New("tuples that do not belong together")      // EINVAL
 )
 
 // Walk visits at most n connections from the cursor on, 0 at first, and returns
@@ -62,7 +62,7 @@ func (s *Shard) Update(entry uint32, ch Change) error {
 	before := c.Status
 	if ch.Status != nil {
 		if lost := before &^ *ch.Status & (flow.SeenReply | flow.Assured); lost != 0 {
-			return fmt.Errorf("%w: %v cannot be taken back", ErrBusy, lost)
+			return fmt.Errorf("%w: %v", ErrBusy, lost)
 		}
 		c.Status = before&^flow.FixedTimeout | *ch.Status&settable
 	}

@@ -56,11 +56,15 @@ type Action uint8
 const (
 	Drop Action = iota
 	Accept
+	Hold // a fragment that waits for the rest; a Shard never says so
 )
 
 func (a Action) String() string {
-	if a == Accept {
+	switch a {
+	case Accept:
 		return "accept"
+	case Hold:
+		return "hold"
 	}
 	return "drop"
 }
@@ -235,6 +239,12 @@ func (s *Shard) judge(p *packet.Packet, v *Verdict) {
 		*v = Verdict{Action: Accept, State: flow.Untracked, Reason: p.Reason}
 	case packet.Invalid:
 		v.invalid(p.Reason)
+	case packet.Fragmented:
+		if p.Reason != flow.NoReason {
+			*v = Verdict{Action: Drop, State: flow.Invalid, Reason: p.Reason}
+			return
+		}
+		v.invalid(flow.ReasonFragment)
 	default:
 		*v = Verdict{Action: Drop, State: flow.Invalid, Reason: p.Reason}
 	}

@@ -41,13 +41,14 @@ connections that are alive at the end as 'list' does.
 With --verdicts print one JSON object for each frame instead:
   n        the number of the frame, from 1
   ts       its time
-  ctstate  NEW, ESTABLISHED, RELATED, INVALID or UNTRACKED
+  ctstate  NEW, ESTABLISHED, RELATED, INVALID or UNTRACKED; empty while held
   dir      original or reply, empty if the frame belongs to no connection
   status   status bits of its connection after the frame
   l4state  state of its protocol after the frame; for an INVALID frame that of
            the connection that its addresses and ports name
   timeout  seconds that this connection lives on without further frames
-  verdict  accept or drop
+  verdict  accept, drop, or hold: a fragment that waits for the rest of its
+           datagram; the one that completes it gets the datagram's verdict
   reason   why it was dropped, is INVALID or was ignored
 
 A capture that is broken is replayed up to the break; the error names the file
@@ -184,8 +185,8 @@ func (o *replayOptions) replayFile(r *engine.Replay, name string, n *int, w *buf
 		}
 		*n++
 		p, v := r.Frame(&f)
-		if v.Action == shard.Accept {
-			if err := sink.write(&f); err != nil {
+		for _, passed := range r.Passed() {
+			if err := sink.write(passed); err != nil {
 				return err
 			}
 		}
@@ -201,6 +202,9 @@ func describe(n int, f *capture.Frame, p *packet.Packet, v shard.Verdict, r *eng
 	line := frameVerdict{
 		N: n, Time: r.Now().Format(time.RFC3339Nano), CTState: v.State.String(),
 		Status: []string{}, Verdict: v.Action.String(), Reason: v.Reason.String(),
+	}
+	if v.Action == shard.Hold {
+		line.CTState = ""
 	}
 	if !f.Time.IsZero() {
 		line.Time = f.Time.UTC().Format(time.RFC3339Nano)

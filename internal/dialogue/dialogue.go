@@ -21,6 +21,8 @@ type Step struct {
 	Datagram []byte
 	// Pause asks for more than two seconds to pass before this step.
 	Pause bool
+	// Raw says that the datagram is a fragment, whose identification counts.
+	Raw bool
 }
 
 // Network gives the addresses of hosts, numbered from 1, on side A and B.

@@ -12,12 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/xdpct/xdpct/engine"
 	"github.com/xdpct/xdpct/export"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/internal/dialogue"
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/rx/capture"
 	"github.com/xdpct/xdpct/shard"
 )
 
@@ -64,13 +66,14 @@ func TestKernelAgrees(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer o.Close()
-			cfg := l4.Linux()
-			v.config(&cfg)
+			cfg := engine.DefaultSettings()
+			cfg.Max = 1 << 16
+			v.config(&cfg.L4)
 			for _, run := range []struct {
 				f flow.Family
 				n int
 			}{{flow.IPv4, packetsIPv4}, {flow.IPv6, packetsIPv6}} {
-				steps := dialogue.Make(s, run.n, run.f, network)
+				steps := dialogue.Fragments(s, dialogue.Make(s, run.n, run.f, network), 12)
 				if v.name != "default" {
 					steps = slices.DeleteFunc(steps[:run.n/4], func(s dialogue.Step) bool { return s.Pause })
 				}
@@ -81,7 +84,7 @@ func TestKernelAgrees(t *testing.T) {
 }
 
 // compare fails t with a minimal case if the trackers differ.
-func compare(t *testing.T, o *Oracle, cfg l4.Config, steps []dialogue.Step) {
+func compare(t *testing.T, o *Oracle, cfg engine.Settings, steps []dialogue.Step) {
 	t.Helper()
 	diff := runBoth(t, o, cfg, steps)
 	if diff == nil {
@@ -130,7 +133,7 @@ func describe(d []byte) string {
 }
 
 // shrink drops conversations and then packets while the difference stays.
-func shrink(t *testing.T, o *Oracle, cfg l4.Config, steps []dialogue.Step) []dialogue.Step {
+func shrink(t *testing.T, o *Oracle, cfg engine.Settings, steps []dialogue.Step) []dialogue.Step {
 	differs := func(s []dialogue.Step) bool { return len(s) > 0 && runBoth(t, o, cfg, s) != nil }
 	last := steps[len(steps)-1].Conversation
 	if only := slices.DeleteFunc(slices.Clone(steps), func(s dialogue.Step) bool { return s.Conversation != last }); differs(only) {
@@ -159,24 +162,24 @@ type difference struct {
 	what string
 }
 
-var secret = flow.Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db, 0x8ebc6af09c88c6e3}
+// salt tells the fragments of one run from those that the kernel still holds from
+// others.
+var salt uint16
 
 // runBoth empties both tables, sends the steps through both trackers and returns
 // the first difference.
-func runBoth(t *testing.T, o *Oracle, cfg l4.Config, steps []dialogue.Step) *difference {
+func runBoth(t *testing.T, o *Oracle, cfg engine.Settings, steps []dialogue.Step) *difference {
 	t.Helper()
 	if err := o.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	clock := func() int64 { return time.Since(begin).Milliseconds() }
-	sh, err := shard.New(shard.Config{L4: cfg, MaxConns: 1 << 16, Secret: secret, Checks: packet.Checks{Transport: true}}, 0)
+	salt += 257
+	tracker, err := engine.NewReplay(cfg, 1, engine.Zoning{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer sh.Close()
-	var pkt [1]packet.Packet
-	var out [1]shard.Verdict
+	defer tracker.Close()
 	for i, s := range steps {
 		if s.Pause {
 			time.Sleep(2300 * time.Millisecond)
@@ -185,27 +188,33 @@ func runBoth(t *testing.T, o *Oracle, cfg l4.Config, steps []dialogue.Step) *dif
 		if s.FromB {
 			from = B
 		}
-		want, forwarded, err := o.Send(from, s.Datagram)
+		d, forwarded := s.Datagram, false
+		var want Verdict
+		if s.Raw {
+			d = dialogue.Reidentify(d, salt)
+			var frames int
+			want, frames, err = o.Probe(from, d)
+			forwarded = frames > 0
+		} else {
+			want, forwarded, err = o.Send(from, d)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		typ := packet.EtherIPv4
-		if s.Datagram[0]>>4 == 6 {
-			typ = packet.EtherIPv6
-		}
-		pkt[0].ParseFrom(s.Datagram, len(s.Datagram), 0, typ, packet.Checks{Transport: true})
-		sh.Hash(&pkt[0])
-		sh.Tick(clock())
-		sh.Process(pkt[:], out[:])
-		if what := differ(want, forwarded, out[0]); what != "" {
+		_, v := tracker.Frame(&capture.Frame{Time: epoch.Add(time.Since(begin)), Data: d, Wire: len(d), Link: capture.LinkRaw})
+		if what := differ(want, forwarded, v); what != "" {
 			return &difference{i, what}
 		}
 	}
-	if what := differTable(t, o, sh, clock()); what != "" {
+	tracker.SetTime(epoch.Add(time.Since(begin)))
+	if what := differTable(t, o, tracker); what != "" {
 		return &difference{len(steps), what}
 	}
 	return nil
 }
+
+// epoch is the tracker's time at the beginning of a run.
+var epoch = time.Unix(1000, 0)
 
 func differ(want Verdict, forwarded bool, v shard.Verdict) string {
 	got := Verdict{State: v.State}
@@ -224,7 +233,7 @@ func differ(want Verdict, forwarded bool, v shard.Verdict) string {
 }
 
 // differTable compares the final tables, timeouts within a second.
-func differTable(t *testing.T, o *Oracle, sh *shard.Shard, now int64) string {
+func differTable(t *testing.T, o *Oracle, tracker *engine.Replay) string {
 	t.Helper()
 	text, err := o.Table()
 	if err != nil {
@@ -232,16 +241,14 @@ func differTable(t *testing.T, o *Oracle, sh *shard.Shard, now int64) string {
 	}
 	kernel := map[string]int{}
 	for line := range bytes.Lines(text) {
-		id, timeout := split(t, string(line))
-		kernel[id] = timeout
+		if id, timeout := split(t, string(line)); !strings.Contains(id, markerEntry) {
+			kernel[id] = timeout
+		}
 	}
 	var diffs []string
 	n := 0
-	for !sh.Tick(now) {
-	}
-	sh.Walk(0, sh.MaxConns(), func(i uint32, _ *flow.Conn) bool {
+	for _, r := range tracker.Records() {
 		n++
-		r := sh.Record(i)
 		id, timeout := split(t, string(export.Format{Extended: true}.AppendFlow(nil, &r)))
 		want, ok := kernel[id]
 		delete(kernel, id)
@@ -250,8 +257,7 @@ func differTable(t *testing.T, o *Oracle, sh *shard.Shard, now int64) string {
 		} else if timeout-want > 1 || want-timeout > 1 {
 			diffs = append(diffs, fmt.Sprintf("timeout %d, kernel %d: %s", timeout, want, id))
 		}
-		return false
-	})
+	}
 	for id := range kernel {
 		diffs = append(diffs, "only the kernel has "+id)
 	}
@@ -261,6 +267,9 @@ func differTable(t *testing.T, o *Oracle, sh *shard.Shard, now int64) string {
 	slices.Sort(diffs)
 	return strings.Join(diffs[:min(len(diffs), 5)], "\n")
 }
+
+// markerEntry is in the listing of every connection that Probe made.
+var markerEntry = fmt.Sprintf(" unknown %d ", marker)
 
 // split reads a line of a listing and returns what identifies and describes the
 // connection, and its timeout.

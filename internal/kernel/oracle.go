@@ -11,6 +11,7 @@
 package kernel
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -287,6 +288,50 @@ func (o *Oracle) Send(from Side, datagram []byte) (v Verdict, forwarded bool, er
 		}
 		if d[0]>>4 == 6 && len(ip) >= 40 && ip[0]>>4 == 6 && binary.BigEndian.Uint16(ip[2:]) == o.seq {
 			return fromDSCP((ip[0]<<4 | ip[1]>>4) >> 2), true, nil
+		}
+	}
+}
+
+// marker is the protocol of the datagrams that Probe sends after a frame.
+const marker = 254
+
+// Probe sends an IP datagram as it is, waits until the router is done with it, and
+// returns how many frames it has forwarded since, and the verdict on the first.
+// Fragments may make it forward none, one or several.
+func (o *Oracle) Probe(from Side, datagram []byte) (v Verdict, frames int, err error) {
+	frame := packet.AppendEthernet(nil, packet.MAC(routerMAC[from]), packet.MAC(hostMAC), datagram)
+	if err := o.raw[from].Send(frame); err != nil {
+		return v, 0, fmt.Errorf("sending %d bytes: %w", len(frame), err)
+	}
+	o.seq++
+	mark := packet.AppendIP(nil, packet.IP{Src: from.Host(1, flow.IPv4), Dst: (from ^ 1).Host(1, flow.IPv4), ID: o.seq}, marker, nil)
+	if err := o.raw[from].Send(packet.AppendEthernet(nil, packet.MAC(routerMAC[from]), packet.MAC(hostMAC), mark)); err != nil {
+		return v, 0, err
+	}
+	addresses := datagram[12:20]
+	if datagram[0]>>4 == 6 {
+		addresses = datagram[8:40]
+	}
+	for {
+		f, err := o.raw[from^1].Recv(patience)
+		if err != nil || f == nil {
+			return v, frames, err
+		}
+		ip := f[14:]
+		if len(ip) >= 20 && ip[0]>>4 == 4 && ip[9] == marker && binary.BigEndian.Uint16(ip[4:]) == o.seq {
+			return v, frames, nil
+		}
+		if len(ip) < 40 && (len(ip) < 20 || ip[0]>>4 == 6) || ip[0]>>4 != datagram[0]>>4 {
+			continue
+		}
+		got, dscp := ip[12:20], ip[1]>>2
+		if ip[0]>>4 == 6 {
+			got, dscp = ip[8:40], (ip[0]<<4|ip[1]>>4)>>2
+		}
+		if bytes.Equal(got, addresses) {
+			if frames++; frames == 1 {
+				v = fromDSCP(dscp)
+			}
 		}
 	}
 }
