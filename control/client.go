@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,14 @@ import (
 
 // ErrNotFound says that there is no such connection.
 var ErrNotFound = errors.New("no such connection")
+
+// conflict is an error that wraps ErrConflict under the server's text.
+type conflict struct{ error }
+
+func (conflict) Is(target error) bool { return target == ErrConflict }
+
+// ErrConflict says that there is such a thing already, or that it may not be so.
+var ErrConflict = errors.New("conflict")
 
 // Client talks to a Server.
 type Client struct {
@@ -37,9 +46,18 @@ func NewClient(path string) *Client {
 	return c
 }
 
-// do makes a request and returns the body of a successful answer.
-func (c *Client) do(ctx context.Context, method, path string, query url.Values) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://xdpct"+path+"?"+query.Encode(), nil)
+// do makes a request, with body in JSON unless it is nil, and returns the body of a
+// successful answer.
+func (c *Client) do(ctx context.Context, method, path string, query url.Values, body any) (io.ReadCloser, error) {
+	var send io.Reader
+	if body != nil {
+		j, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		send = bytes.NewReader(j)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://xdpct"+path+"?"+query.Encode(), send)
 	if err != nil {
 		return nil, err
 	}
@@ -64,13 +82,26 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 	if resp.StatusCode == http.StatusNotFound && path == "/v1/flow" {
 		return nil, ErrNotFound
 	}
+	if resp.StatusCode == http.StatusConflict {
+		return nil, conflict{errors.New(strings.TrimSpace(string(text)))}
+	}
 	return nil, errors.New(strings.TrimSpace(string(text)))
 }
 
 // Lines calls emit for every line of a streaming answer, without its newline.
 // The line is valid during the call.
 func (c *Client) Lines(ctx context.Context, path string, query url.Values, emit func(line []byte) error) error {
-	body, err := c.do(ctx, http.MethodGet, path, query)
+	return c.stream(ctx, http.MethodGet, path, query, nil, emit)
+}
+
+// Post is Lines for a request that changes something. body is sent as JSON unless
+// it is nil.
+func (c *Client) Post(ctx context.Context, path string, query url.Values, body any, emit func(line []byte) error) error {
+	return c.stream(ctx, http.MethodPost, path, query, body, emit)
+}
+
+func (c *Client) stream(ctx context.Context, method, path string, query url.Values, send any, emit func(line []byte) error) error {
+	body, err := c.do(ctx, method, path, query, send)
 	if err != nil {
 		return err
 	}
@@ -89,7 +120,7 @@ func (c *Client) Lines(ctx context.Context, path string, query url.Values, emit 
 
 // Number makes a request that is answered with a number.
 func (c *Client) Number(ctx context.Context, method, path string, query url.Values) (n int, err error) {
-	body, err := c.do(ctx, method, path, query)
+	body, err := c.do(ctx, method, path, query, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -100,7 +131,7 @@ func (c *Client) Number(ctx context.Context, method, path string, query url.Valu
 
 // Stats reads the counters.
 func (c *Client) Stats(ctx context.Context) (s export.Stats, err error) {
-	body, err := c.do(ctx, http.MethodGet, "/v1/stats", nil)
+	body, err := c.do(ctx, http.MethodGet, "/v1/stats", nil, nil)
 	if err != nil {
 		return s, err
 	}

@@ -1,15 +1,28 @@
 // Package control is the local API of a running tracker and its client: HTTP
 // over a unix socket, so that curl --unix-socket speaks it too.
 //
-//	GET  /v1/flows   ?format=text|json &extended=1 &family= &proto=   a line each
-//	GET  /v1/flow    ?format= &proto= &src= &dst= &sport= &dport=     one, or 404
-//	GET  /v1/events  ?format= &extended=1                             a line each, endless
-//	GET  /v1/count                                                    a number
-//	GET  /v1/stats                                                    JSON, see export.Stats
-//	POST /v1/flush   ?family= &proto=                                 the number removed
+//	GET  /v1/flows            ?filter= &format=text|json|xml|save …     a line each
+//	POST /v1/flows            body: a connection as JSON lists it       makes it
+//	POST /v1/flows/delete     ?filter= &format= …                       a line for each removed
+//	POST /v1/flows/update     ?filter= &format= …, body: Update         a line for each changed
+//	POST /v1/flows/zero       ?filter= &format= …                       lists, and zeroes counters
+//	GET  /v1/flow             ?format= &proto= &src= &dst= &sport= &dport= &zone=   one, or 404
+//	GET  /v1/events           ?filter= &kinds=NEW,UPDATE,DESTROY &buffer= &format= …  a line each, endless
+//	GET  /v1/count                                                      a number
+//	GET  /v1/stats                                                      JSON, see export.Stats
+//	POST /v1/flush            ?filter=                                  the number removed
+//	GET  /v1/expectations     ?format=text|json                         a line each
+//	POST /v1/expectations     body: Expectation                         makes it
+//	POST /v1/expectations/delete  ?filter=                              the number removed
+//
+// A filter is a flow.Filter in JSON; family= and proto= do for simple ones. The
+// details of a format are extended=1, id=1, ktimestamp=1, labels=1 with
+// labelnames={"number":"name"}, and timestamp=1 for events.
 //
 // An error is a status of 400 or more and one line of text. In the stream of
-// events a line "!lost N" says that N events could not be delivered.
+// events a line "!lost N" says that N events could not be delivered: whoever then
+// lists the connections knows all there is to know, since what changes after the
+// listing began comes as an event.
 //
 // Who may open the socket may do everything: it is created with mode 0660.
 package control

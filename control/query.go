@@ -66,11 +66,34 @@ func parseFilter(r *http.Request) (f flow.Filter, err error) {
 	return f, nil
 }
 
+// parseKinds reads a list of event kinds, NEW,UPDATE,DESTROY; "" is all.
+func parseKinds(s string) (k flow.EventKinds, err error) {
+	if s == "" {
+		return flow.AllEvents, nil
+	}
+	for _, name := range strings.Split(s, ",") {
+		switch name {
+		case "NEW":
+			k |= 1 << flow.EventNew
+		case "UPDATE", "UPDATES":
+			k |= 1 << flow.EventUpdate
+		case "DESTROY":
+			k |= 1 << flow.EventDestroy
+		case "ALL":
+			k = flow.AllEvents
+		default:
+			return 0, fmt.Errorf("event %q is neither NEW, UPDATE nor DESTROY", name)
+		}
+	}
+	return k, nil
+}
+
 // Query names one direction of a connection in text.
 type Query struct {
 	Proto, Src, Dst            string
 	SPort, DPort               string
 	ICMPType, ICMPCode, ICMPID string
+	Zone                       string
 }
 
 // Tuple converts q. Every error names the field.
@@ -112,7 +135,8 @@ func (q Query) Tuple() (t flow.Tuple, err error) {
 		a = field("ICMP id", q.ICMPID, 16)
 		b = field("ICMP type", q.ICMPType, 8)<<8 | field("ICMP code", q.ICMPCode, 8)
 	}
-	t = flow.Tuple{Src: flow.AddrFrom(src), Dst: flow.AddrFrom(dst), L4: flow.MakeL4(f, p, 0, a, b)}
+	zone := field("zone", q.Zone, 16)
+	t = flow.Tuple{Src: flow.AddrFrom(src), Dst: flow.AddrFrom(dst), L4: flow.MakeL4(f, p, flow.Zone(zone), a, b)}
 	if _, ok := t.Invert(); !ok && err == nil {
 		err = errors.New("an ICMP type that is neither query nor reply names no connection")
 	}
@@ -124,5 +148,6 @@ func parseTuple(r *http.Request) (flow.Tuple, error) {
 		Proto: r.FormValue("proto"), Src: r.FormValue("src"), Dst: r.FormValue("dst"),
 		SPort: r.FormValue("sport"), DPort: r.FormValue("dport"),
 		ICMPType: r.FormValue("icmp-type"), ICMPCode: r.FormValue("icmp-code"), ICMPID: r.FormValue("icmp-id"),
+		Zone: r.FormValue("zone"),
 	}.Tuple()
 }

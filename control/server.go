@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,12 +9,15 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/export"
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/shard"
 )
 
 // Tracker is what the API gives access to.
@@ -25,9 +27,24 @@ type Tracker interface {
 	Count(ctx context.Context) (int, error)
 	Flush(ctx context.Context, f flow.Filter) (int, error)
 	Stats(ctx context.Context) (export.Stats, error)
-	// Events delivers events to emit, with the number lost before each, until
-	// ctx ends. With no event for a while it calls emit with nil.
-	Events(ctx context.Context, emit func(e *flow.Event, lost uint64) error) error
+
+	// Delete, Update and Zero call emit for every connection that they have
+	// removed, changed or, as it was before, zeroed.
+	Delete(ctx context.Context, f flow.Filter, emit func(*flow.Record) error) error
+	Update(ctx context.Context, f flow.Filter, change func(*flow.Record) (ch shard.Change, any bool), emit func(*flow.Record) error) error
+	Zero(ctx context.Context, f flow.Filter, emit func(*flow.Record) error) error
+	Create(ctx context.Context, r flow.Record) error
+
+	// Expectations returns the expectations and the time, in milliseconds, that
+	// they expire by.
+	Expectations(ctx context.Context) ([]expect.Expectation, int64)
+	Expect(ctx context.Context, master flow.Tuple, x expect.Expectation, life time.Duration) error
+	DeleteExpectations(ctx context.Context, which func(*expect.Expectation) bool) int
+
+	// Events delivers events that f selects, of the given kinds, to emit, with
+	// the number lost before each, until ctx ends. With no event for a while it
+	// calls emit with nil. buffer is how many may wait, 0 for the default.
+	Events(ctx context.Context, f flow.Filter, kinds flow.EventKinds, buffer int, emit func(e *flow.Event, lost uint64) error) error
 }
 
 // Server serves the API of a Tracker.
@@ -42,6 +59,13 @@ func NewServer(t Tracker, format export.Format) *Server {
 	s := &Server{tracker: t, format: format}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/flows", handle(s.flows))
+	mux.HandleFunc("POST /v1/flows", handle(s.create))
+	mux.HandleFunc("POST /v1/flows/delete", handle(s.delete))
+	mux.HandleFunc("POST /v1/flows/update", handle(s.update))
+	mux.HandleFunc("POST /v1/flows/zero", handle(s.zero))
+	mux.HandleFunc("GET /v1/expectations", handle(s.expectations))
+	mux.HandleFunc("POST /v1/expectations", handle(s.expect))
+	mux.HandleFunc("POST /v1/expectations/delete", handle(s.unexpect))
 	mux.HandleFunc("GET /v1/flow", handle(s.flow))
 	mux.HandleFunc("GET /v1/events", handle(s.events))
 	mux.HandleFunc("GET /v1/count", handle(s.count))
@@ -78,51 +102,6 @@ func (s *Server) Serve(l net.Listener) error { return s.http.Serve(l) }
 // Close ends the server and removes its socket.
 func (s *Server) Close() error { return s.http.Close() }
 
-// lines is a response of one line a record.
-type lines struct {
-	w      *bufio.Writer
-	http   *http.ResponseController
-	json   bool
-	format export.Format
-	buf    []byte
-	enc    *json.Encoder
-}
-
-func (s *Server) lines(w http.ResponseWriter, r *http.Request) (*lines, error) {
-	l := &lines{w: bufio.NewWriterSize(w, 1<<16), http: http.NewResponseController(w), format: s.format}
-	switch f := r.FormValue("format"); f {
-	case "", "text":
-	case "json":
-		l.json = true
-		l.enc = json.NewEncoder(l.w)
-	default:
-		return nil, badRequest{fmt.Errorf("format %q is neither text nor json", f)}
-	}
-	l.format.Extended = r.FormValue("extended") == "1"
-	return l, nil
-}
-
-// flush sends what there is.
-func (l *lines) flush() error { return errors.Join(l.w.Flush(), l.http.Flush()) }
-
-func (l *lines) record(r *flow.Record) error {
-	if l.json {
-		return l.enc.Encode(export.NewFlow(r))
-	}
-	l.buf = append(l.format.AppendFlow(l.buf[:0], r), '\n')
-	_, err := l.w.Write(l.buf)
-	return err
-}
-
-func (l *lines) event(e *flow.Event) error {
-	if l.json {
-		return l.enc.Encode(export.NewEvent(e))
-	}
-	l.buf = append(l.format.AppendEvent(l.buf[:0], e), '\n')
-	_, err := l.w.Write(l.buf)
-	return err
-}
-
 func (s *Server) flows(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseFilter(r)
 	if err != nil {
@@ -157,7 +136,27 @@ func (s *Server) flow(w http.ResponseWriter, r *http.Request) error {
 	return errors.Join(l.record(&rec), l.flush())
 }
 
+// What a subscriber may have waiting, in bytes, and what an event takes of it.
+const (
+	maxBuffer  = 1 << 28
+	eventBytes = 256
+)
+
 func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
+	f, err := parseFilter(r)
+	if err != nil {
+		return badRequest{err}
+	}
+	kinds, err := parseKinds(r.FormValue("kinds"))
+	if err != nil {
+		return badRequest{err}
+	}
+	bytes := 0
+	if b := r.FormValue("buffer"); b != "" {
+		if bytes, err = strconv.Atoi(b); err != nil || bytes < 0 || bytes > maxBuffer {
+			return badRequest{fmt.Errorf("buffer %q is not a number of bytes from 0 to %d", b, maxBuffer)}
+		}
+	}
 	l, err := s.lines(w, r)
 	if err != nil {
 		return err
@@ -165,7 +164,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	if err := l.flush(); err != nil {
 		return err
 	}
-	return s.tracker.Events(r.Context(), func(e *flow.Event, lost uint64) error {
+	return s.tracker.Events(r.Context(), f, kinds, bytes/eventBytes, func(e *flow.Event, lost uint64) error {
 		if lost > 0 {
 			fmt.Fprintf(l.w, "!lost %d\n", lost)
 		}
@@ -239,8 +238,10 @@ func handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 		switch {
 		case errors.As(err, new(badRequest)):
 			code = http.StatusBadRequest
-		case errors.Is(err, ErrNotFound):
+		case errors.Is(err, ErrNotFound), errors.Is(err, shard.ErrNotFound):
 			code = http.StatusNotFound
+		case errors.Is(err, shard.ErrExists), errors.Is(err, shard.ErrBusy), errors.Is(err, expect.ErrBusy):
+			code = http.StatusConflict
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(code)

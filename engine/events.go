@@ -8,12 +8,21 @@ import (
 	"github.com/xdpct/xdpct/flow"
 )
 
-// eventRing carries events off a worker. The worker counts what finds no room.
+// eventRing carries events off a worker. The worker makes only those that somebody
+// wants, and counts what finds no room.
 type eventRing struct {
 	ring *spsc[flow.Event]
-	on   atomic.Bool // somebody listens
+	want atomic.Pointer[[]want] // nil while nobody listens
 	lost atomic.Uint64
 }
+
+// want is what a subscriber wants.
+type want struct {
+	filter flow.Filter
+	kinds  flow.EventKinds
+}
+
+func (w *want) match(e *flow.Event) bool { return w.kinds.Has(e.Kind) && w.filter.Match(&e.Record) }
 
 const (
 	eventRingSize  = 1 << 14
@@ -23,15 +32,21 @@ const (
 
 // observe is called by the worker's shard.
 func (w *worker) observe(k flow.EventKind, entry uint32) {
-	if !w.events.on.Load() {
+	wanted := w.events.want.Load()
+	if wanted == nil {
 		return
 	}
 	ev := flow.Event{Kind: k, Time: w.wall, Record: w.shard.Record(entry)}
 	if k == flow.EventDestroy && ev.Record.Start != 0 {
 		ev.Record.Stop = w.wall
 	}
-	if !w.events.ring.push(ev) {
-		w.events.lost.Add(1)
+	for i := range *wanted {
+		if (*wanted)[i].match(&ev) {
+			if !w.events.ring.push(ev) {
+				w.events.lost.Add(1)
+			}
+			return
+		}
 	}
 }
 
@@ -39,6 +54,7 @@ func (w *worker) observe(k flow.EventKind, entry uint32) {
 type Subscription struct {
 	// C delivers the events. It is closed when the engine stops.
 	C    chan flow.Event
+	want want
 	hub  *hub
 	lost uint64 // guarded by hub.mu
 }
@@ -60,9 +76,14 @@ type hub struct {
 	subs    map[*Subscription]bool
 }
 
-// Subscribe starts a subscription. Close it.
-func (e *Engine) Subscribe() *Subscription {
-	s := &Subscription{C: make(chan flow.Event, eventQueueSize), hub: &e.hub}
+// Subscribe starts a subscription to events of the given kinds about connections
+// that f selects. At least buffer of them may wait for a reader. Close it.
+//
+// A subscriber that is too slow loses events, and Lost says how many. If it then
+// lists the connections, it knows all there is to know: what changes after the
+// listing began comes as an event.
+func (e *Engine) Subscribe(f flow.Filter, kinds flow.EventKinds, buffer int) *Subscription {
+	s := &Subscription{C: make(chan flow.Event, max(buffer, eventQueueSize)), want: want{f, kinds}, hub: &e.hub}
 	e.hub.change(func() { e.hub.subs[s] = true })
 	return s
 }
@@ -78,8 +99,15 @@ func (h *hub) change(f func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f()
+	var all *[]want
+	if len(h.subs) > 0 {
+		all = new([]want)
+		for s := range h.subs {
+			*all = append(*all, s.want)
+		}
+	}
 	for _, w := range h.workers {
-		w.events.on.Store(len(h.subs) > 0)
+		w.events.want.Store(all)
 	}
 }
 
@@ -113,7 +141,11 @@ func (h *hub) deliver(events []flow.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for s := range h.subs {
-		for _, ev := range events {
+		for i := range events {
+			ev := events[i]
+			if !s.want.match(&ev) {
+				continue
+			}
 			select {
 			case s.C <- ev:
 			default:

@@ -130,17 +130,37 @@ func (e *Engine) Flush(ctx context.Context, f flow.Filter) (n int, err error) {
 }
 
 // Update changes every connection that f selects as change says of each, and calls
-// emit for each as it is then. Connections that refuse are counted in refused, the
-// last of their errors is err.
-func (e *Engine) Update(ctx context.Context, f flow.Filter, change func(*flow.Record) shard.Change, emit func(*flow.Record) error) (refused int, err error) {
+// emit for each that is changed, as it is then. It goes on after a connection that
+// refuses, and returns the last error.
+func (e *Engine) Update(ctx context.Context, f flow.Filter, change func(*flow.Record) (ch shard.Change, any bool), emit func(*flow.Record) error) error {
+	var refused error
+	changed := map[uint32]bool{} // by ID
 	walked := e.selected(ctx, &f, func(s *shard.Shard, i uint32, r *flow.Record) bool {
-		if e := s.Update(i, change(r)); e != nil {
-			refused, err = refused+1, e
+		ch, any := change(r)
+		if !any {
+			return false
+		}
+		if err := s.Update(i, ch); err != nil {
+			refused = err
+			return false
 		}
 		*r = s.Record(i)
+		changed[r.ID] = true
 		return false
-	}, emit)
-	return refused, errors.Join(walked, err)
+	}, func(r *flow.Record) error {
+		if !changed[r.ID] {
+			return nil
+		}
+		delete(changed, r.ID)
+		return emit(r)
+	})
+	return errors.Join(walked, refused)
+}
+
+// Zero sets the counters of every connection that f selects to zero, and calls emit
+// for each as it was.
+func (e *Engine) Zero(ctx context.Context, f flow.Filter, emit func(*flow.Record) error) error {
+	return e.selected(ctx, &f, func(s *shard.Shard, i uint32, _ *flow.Record) bool { s.Zero(i); return false }, emit)
 }
 
 // at runs step on the worker that owns the connection with the tuple t.
@@ -182,6 +202,9 @@ func (e *Engine) Expectations(context.Context) ([]expect.Expectation, int64) {
 	mono, _ := e.workers[0].clock()
 	return e.expect.List(mono / 1e6), mono / 1e6
 }
+
+// ExpectStats returns the counters of the expectation table.
+func (e *Engine) ExpectStats() expect.Stats { return e.expect.Stats() }
 
 // DeleteExpectations removes the expectations that which selects and returns their
 // number.

@@ -52,8 +52,17 @@ type PortStats struct {
 	TXErrors    uint64 `json:"tx_errors"`
 }
 
+// ExpectStats are the counters of the expectation table.
+type ExpectStats struct {
+	Created uint64 `json:"created"`
+	Deleted uint64 `json:"deleted"`
+	Matched uint64 `json:"matched"` // connections that were expected
+}
+
 // Stats are the counters of a tracker.
 type Stats struct {
+	Expectations ExpectStats `json:"expectations"`
+
 	Shards []ShardStats `json:"shards"`
 	Ports  []PortStats  `json:"ports"`
 	// States counts packets by state, Reasons by reason. Every reason is there.

@@ -39,21 +39,21 @@ func TestLines(t *testing.T) {
 		{record(2, "192.168.136.128", "224.0.0.22", 0, 0, 599, 0, 0),
 			"unknown  2 599 src=192.168.136.128 dst=224.0.0.22 [UNREPLIED] src=224.0.0.22 dst=192.168.136.128 mark=0 use=1"},
 	} {
-		if got := string(Format{}.AppendFlow(nil, c.r)); got != c.want {
+		if got := string((&Format{}).AppendFlow(nil, c.r)); got != c.want {
 			t.Errorf("\n%s, want\n%s", got, c.want)
 		}
 		family := "ipv4     2 "
 		if c.r.Orig.L4.Family() == flow.IPv6 {
 			family = "ipv6     10 "
 		}
-		if got := string(Format{Extended: true}.AppendFlow(nil, c.r)); got != family+c.want {
+		if got := string((&Format{Extended: true}).AppendFlow(nil, c.r)); got != family+c.want {
 			t.Errorf("extended: %s", got)
 		}
 	}
 	r := record(flow.UDP, "10.0.0.1", "8.8.8.8", 5353, 53, 29, 0, 0)
 	r.Counters[0] = flow.Counters{Packets: 1, Bytes: 60}
 	want := "udp      17 29 src=10.0.0.1 dst=8.8.8.8 sport=5353 dport=53 packets=1 bytes=60 [UNREPLIED] src=8.8.8.8 dst=10.0.0.1 sport=53 dport=5353 packets=0 bytes=0 mark=0 use=1"
-	if got := string(Format{Counters: true}.AppendFlow(nil, r)); got != want {
+	if got := string((&Format{Counters: true}).AppendFlow(nil, r)); got != want {
 		t.Errorf("\n%s, want\n%s", got, want)
 	}
 }

@@ -204,6 +204,14 @@ func (c *Conn) SetCounters(d Direction, k Counters) {
 	c.bytesLo[d], c.upper[d] = uint32(k.Bytes), uint32(k.Bytes>>32)
 }
 
+// ZeroCounters sets the counters of both directions to zero.
+func (c *Conn) ZeroCounters() {
+	c.packetsLo, c.packetsHi, c.bytesLo = [2]uint32{}, [2]uint16{}, [2]uint32{}
+	if !c.Queued() {
+		c.upper = [2]uint32{}
+	}
+}
+
 // Queued reports whether the connection is in the eviction queue.
 func (c *Conn) Queued() bool { return c.Status&queued != 0 }
 

@@ -16,9 +16,10 @@ type Record struct {
 	Labels Labels
 	Helper HelperID
 	Zone   ZoneID
-	Start  int64 // nanoseconds since 1970; 0 if not known
-	Stop   int64 // the same, of a connection that has ended
-	Master Tuple // of an EXPECTED connection: its master's original tuple
+	Start  int64     // nanoseconds since 1970; 0 if not known
+	Stop   int64     // the same, of a connection that has ended
+	Master Tuple     // of an EXPECTED connection: its master's original tuple
+	VTag   [2]uint32 // of SCTP: the verification tags, by direction
 }
 
 // Record takes a snapshot of c at the given time. x is its Extra, if it has one.
@@ -29,6 +30,9 @@ func (c *Conn) Record(now Millis, x *Extra) Record {
 		Timeout:  uint32(max(c.Expires.Until(now), 0)) / 1000,
 		Counters: [2]Counters{c.Counters(Original), c.Counters(Reply)},
 		Zone:     ZoneID{Zone: c.Key.L4.Zone()},
+	}
+	if r.Orig.L4.Proto() == SCTP {
+		r.VTag = c.SCTP().VTag
 	}
 	if c.Extended() {
 		r.Mark, r.Labels, r.Helper, r.Start, r.Master = x.Mark, x.Labels, x.Helper, x.Start, x.Master
@@ -49,6 +53,16 @@ func StateName(p Proto, s uint8) string {
 		return SCTPState(s).String()
 	}
 	return ""
+}
+
+// StateByName is the inverse of StateName.
+func StateByName(p Proto, name string) (s uint8, ok bool) {
+	for s := range uint8(max(NumTCPStates, TCPState(NumSCTPStates))) {
+		if n := StateName(p, s); n == name && n != "" && n != "UNKNOWN" {
+			return s, true
+		}
+	}
+	return 0, false
 }
 
 // StateName returns the name of the protocol's state, "" for protocols that
@@ -74,6 +88,15 @@ func (k EventKind) String() string {
 	}
 	return "DESTROY"
 }
+
+// EventKinds is a set of kinds, a bit each.
+type EventKinds uint8
+
+// AllEvents are all kinds.
+const AllEvents EventKinds = 1<<EventNew | 1<<EventUpdate | 1<<EventDestroy
+
+// Has reports whether k is in the set.
+func (s EventKinds) Has(k EventKind) bool { return s>>k&1 != 0 }
 
 // Event is a change of a connection, with its state after the change.
 type Event struct {

@@ -1,6 +1,10 @@
 package flow
 
-import "strings"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // Zone is a conntrack zone; 0 is the default one.
 type Zone uint16
@@ -93,6 +97,18 @@ func (s Status) Names() []string {
 		}
 	}
 	return names
+}
+
+// ParseStatus is the inverse of Names.
+func ParseStatus(names ...string) (s Status, err error) {
+	for _, n := range names {
+		i := slices.Index(statusNames[:], n)
+		if i < 0 {
+			return 0, fmt.Errorf("there is no status %q", n)
+		}
+		s |= 1 << i
+	}
+	return s, nil
 }
 
 func (s Status) String() string { return strings.Join(s.Names(), ",") }

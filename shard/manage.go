@@ -85,6 +85,9 @@ func (s *Shard) Update(entry uint32, ch Change) error {
 	return nil
 }
 
+// Zero sets the counters of an entry to zero.
+func (s *Shard) Zero(entry uint32) { s.table.Conn(entry).ZeroCounters() }
+
 // setMark marks a connection and tells those that it will have children by.
 func (s *Shard) setMark(entry uint32, mark flow.Mark) {
 	x := s.table.Extend(entry)
@@ -113,6 +116,9 @@ func (s *Shard) Create(r flow.Record) error {
 	*c = flow.Conn{Key: key, Status: r.Status & (settable | flow.Expected), State: r.State, Expires: s.in(r.Timeout)}
 	if flipped {
 		c.Flip = 1
+	}
+	if r.Orig.L4.Proto() == flow.SCTP {
+		c.SetSCTP(flow.SCTPTrack{VTag: r.VTag})
 	}
 	*x = flow.Extra{Mark: r.Mark, Labels: r.Labels, Helper: r.Helper, Master: r.Master}
 	if s.cfg.Timestamp {

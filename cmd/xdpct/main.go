@@ -19,7 +19,13 @@ const (
 	exitUsage  = 2 // it was asked the wrong way
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	args := os.Args[1:]
+	if asConntrack() {
+		args = append([]string{"conntrack"}, args...)
+	}
+	os.Exit(run(args, os.Stdout, os.Stderr))
+}
 
 // usageError marks errors in what the user typed.
 type usageError struct{ error }
@@ -34,6 +40,9 @@ func run(args []string, out, errOut io.Writer) int {
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
+	}
+	if code := status(0); errors.As(err, &code) {
+		return int(code)
 	}
 	fmt.Fprintf(errOut, "xdpct: %v\n", err)
 	if errors.As(err, new(usageError)) {
@@ -55,7 +64,7 @@ outside the kernel: AF_XDP sockets on every queue feed one lock-free shard a cor
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		runCommand(), replayCommand(), demoCommand(), benchCommand(),
-		listCommand(), getCommand(), countCommand(), statsCommand(), eventsCommand(), flushCommand(),
+		listCommand(), getCommand(), countCommand(), statsCommand(), eventsCommand(), flushCommand(), conntrackCommand(),
 		settingsCommand(), versionCommand(),
 	)
 	return root

@@ -14,8 +14,8 @@ import (
 type tracker struct{ *engine.Engine }
 
 // Events implements control.Tracker.
-func (t tracker) Events(ctx context.Context, emit func(*flow.Event, uint64) error) error {
-	sub := t.Subscribe()
+func (t tracker) Events(ctx context.Context, f flow.Filter, kinds flow.EventKinds, buffer int, emit func(*flow.Event, uint64) error) error {
+	sub := t.Subscribe(f, kinds, buffer)
 	defer sub.Close()
 	const quiet = 100 * time.Millisecond
 	idle := time.NewTimer(quiet)
@@ -65,6 +65,7 @@ func (t tracker) Stats(ctx context.Context) (export.Stats, error) {
 			Syscalls: q.Polls + q.Kicks, TXBusy: q.TXBusy, TXDown: q.TXDown, TXErrors: q.TXErrors,
 		})
 	}
+	out.Expectations = export.ExpectStats(t.Engine.ExpectStats())
 	sum := st.Total()
 	addNamed(&out, &sum)
 	return out, nil

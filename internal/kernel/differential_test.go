@@ -249,7 +249,7 @@ func differTable(t *testing.T, o *Oracle, tracker *engine.Replay) string {
 	n := 0
 	for _, r := range tracker.Records() {
 		n++
-		id, timeout := split(t, string(export.Format{Extended: true}.AppendFlow(nil, &r)))
+		id, timeout := split(t, string((&export.Format{Extended: true}).AppendFlow(nil, &r)))
 		want, ok := kernel[id]
 		delete(kernel, id)
 		if !ok {

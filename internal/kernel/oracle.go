@@ -361,3 +361,6 @@ func (o *Oracle) Flush() error {
 
 // Table returns the kernel's table as /proc/net/nf_conntrack prints it.
 func (o *Oracle) Table() ([]byte, error) { return o.router.ReadFile("/proc/net/nf_conntrack") }
+
+// Do runs f on a thread in the router's network namespace.
+func (o *Oracle) Do(f func() error) error { return o.router.Do(f) }

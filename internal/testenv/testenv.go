@@ -5,6 +5,7 @@ package testenv
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -37,4 +38,12 @@ func Shared(t testing.TB, name string) string {
 		missing(t, "../shared/"+name)
 	}
 	return path
+}
+
+// Program needs a program on the PATH.
+func Program(t testing.TB, name string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		missing(t, "the program "+name)
+	}
 }

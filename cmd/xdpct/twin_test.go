@@ -1,0 +1,339 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xdpct/xdpct/conntrack"
+	"github.com/xdpct/xdpct/engine"
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/internal/kernel"
+	"github.com/xdpct/xdpct/internal/testenv"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/perf/netlab"
+)
+
+// twins are the kernel's tracker and xdpct, each between two hosts of its own.
+type twins struct {
+	oracle *kernel.Oracle
+	raw    [2]*netlab.Raw
+	socket string
+}
+
+func newTwins(t *testing.T) *twins {
+	t.Helper()
+	testenv.Root(t)
+	testenv.Program(t, "conntrack")
+	w := &twins{socket: filepath.Join(t.TempDir(), "c.sock")}
+	var err error
+	if w.oracle, err = kernel.NewOracle(map[string]string{"nf_conntrack_acct": "1"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.oracle.Close)
+	box, err := netlab.NewNS("twin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(box.Close)
+	cfg := engine.DefaultConfig()
+	cfg.Mode, cfg.Control = engine.Bridge, w.socket
+	cfg.Settings.Acct, cfg.Settings.Max = true, 10_000
+	for i, name := range []string{"left", "right"} {
+		host, err := netlab.NewNS(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(host.Close)
+		for _, ns := range []*netlab.NS{box, host} {
+			if err := ns.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := netlab.Join(netlab.Port{NS: box, Name: name, Queues: 2}, netlab.Port{NS: host, Name: "eth0", Queues: 2}); err != nil {
+			t.Fatal(err)
+		}
+		if w.raw[i], err = host.OpenRaw("eth0"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(w.raw[i].Close)
+		cfg.Ports = append(cfg.Ports, engine.PortConfig{Interface: name})
+	}
+	w.start(t, box, cfg)
+	return w
+}
+
+// start runs an engine and its control socket until the test ends.
+func (w *twins) start(t *testing.T, box *netlab.NS, cfg engine.Config) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	open := func(cfg engine.Config, log *slog.Logger) (e *engine.Engine, err error) {
+		if failed := box.Do(func() error { e, err = engine.Open(cfg, log); return nil }); failed != nil {
+			return nil, failed
+		}
+		return e, err
+	}
+	go func() {
+		ended <- serve(ctx, cfg, slog.New(slog.DiscardHandler), open, func() { close(ready) })
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case <-ready:
+	case err := <-ended:
+		ended <- nil
+		t.Fatal(err)
+	}
+}
+
+// send sends an IP datagram from a side through both.
+func (w *twins) send(t *testing.T, from kernel.Side, d []byte) {
+	t.Helper()
+	if _, ok, err := w.oracle.Send(from, d); err != nil || !ok {
+		t.Fatalf("the kernel forwarded: %v, %v", ok, err)
+	}
+	if err := w.raw[from].Send(packet.AppendEthernet(nil, macLeft, macRight, d)); err != nil {
+		t.Fatal(err)
+	}
+	f, err := w.raw[1-from].Recv(time.Second)
+	if err != nil || f == nil {
+		t.Fatalf("xdpct forwarded nothing, %v", err)
+	}
+}
+
+var macLeft, macRight = packet.MAC{2, 0, 0, 0, 0, 1}, packet.MAC{2, 0, 0, 0, 0, 2}
+
+// traffic makes connections of every protocol and state.
+func (w *twins) traffic(t *testing.T) {
+	t.Helper()
+	for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
+		ab := packet.IP{Src: kernel.A.Host(1, f), Dst: kernel.B.Host(1, f)}
+		ba := packet.IP{Src: ab.Dst, Dst: ab.Src}
+		tcp := func(from kernel.Side, port uint16, flags packet.TCPFlags, seq, ack uint32, n int) {
+			s := packet.Segment{Seq: seq, Ack: ack, Flags: flags, Window: 65535, Payload: make([]byte, n)}
+			if from == kernel.A {
+				w.send(t, from, packet.AppendTCP(nil, ab, port, 80, s))
+			} else {
+				w.send(t, from, packet.AppendTCP(nil, ba, 80, port, s))
+			}
+		}
+		for port := uint16(1000); port < 1004; port++ {
+			tcp(kernel.A, port, packet.SYN, 1, 0, 0)
+			if port > 1000 {
+				tcp(kernel.B, port, packet.SYN|packet.ACK, 1, 2, 0)
+			}
+			if port > 1001 {
+				tcp(kernel.A, port, packet.ACK, 2, 2, 100)
+			}
+			if port > 1002 {
+				tcp(kernel.B, port, packet.FIN|packet.ACK, 2, 102, 0)
+			}
+		}
+		w.send(t, kernel.A, packet.AppendUDP(nil, ab, 2000, 53, []byte("question")))
+		w.send(t, kernel.A, packet.AppendUDP(nil, ab, 2001, 53, []byte("question")))
+		w.send(t, kernel.B, packet.AppendUDP(nil, ba, 53, 2001, []byte("answer")))
+		query, reply := uint8(8), uint8(0)
+		if f == flow.IPv6 {
+			query, reply = 128, 129
+		}
+		w.send(t, kernel.A, packet.AppendICMP(nil, ab, query, 0, 7<<16, []byte("ping")))
+		w.send(t, kernel.B, packet.AppendICMP(nil, ba, reply, 0, 7<<16, []byte("ping")))
+		init := append([]byte{0, 0, 0, 9}, make([]byte, 12)...)
+		w.send(t, kernel.A, packet.AppendSCTP(nil, ab, 3000, 3868, 0, packet.AppendChunk(nil, 1, 0, init)))
+		w.send(t, kernel.B, packet.AppendSCTP(nil, ba, 3868, 3000, 9, packet.AppendChunk(nil, 2, 0, init)))
+		w.send(t, kernel.A, packet.AppendIP(nil, ab, flow.GRE, []byte{0x30, 1, 0x88, 0x0b, 0, 4, 0, 77, 1, 2, 3, 4}))
+		w.send(t, kernel.A, packet.AppendIP(nil, ab, 89, []byte("hello")))
+	}
+}
+
+var (
+	lifetimes = regexp.MustCompile(`(?m)^((?:ipv[46] +\d+ )?[a-z0-9]+ +\d+ )\d+`)
+	elements  = regexp.MustCompile(`<(timeout|id|when)>.*?</(timeout|id|when)>`)
+	ids       = regexp.MustCompile(`\bid=\d{5,}`)
+	saved     = regexp.MustCompile(`(?m)-t \d+`)
+)
+
+// normal makes what may differ equal: timeouts, ids, and the order of lines.
+func normal(out string) string {
+	out = lifetimes.ReplaceAllString(out, "${1}T")
+	out = ids.ReplaceAllString(elements.ReplaceAllString(saved.ReplaceAllString(out, "-t T"), "<$1/>"), "id=N")
+	lines := strings.Split(out, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+func (w *twins) kernelSays(t *testing.T, args []string) string {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	code := 0
+	err := w.oracle.Do(func() error {
+		cmd := exec.Command("conntrack", args...)
+		cmd.Stdout, cmd.Stderr = &out, &errOut
+		return cmd.Run()
+	})
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%s--- %d\n%s", normal(out.String()), code, normal(errOut.String()))
+}
+
+func (w *twins) xdpctSays(args []string) string {
+	var out, errOut bytes.Buffer
+	code := conntrack.Main(context.Background(), args, w.socket, conntrack.IO{In: strings.NewReader(""), Out: &out, Err: &errOut})
+	return fmt.Sprintf("%s--- %d\n%s", normal(out.String()), code, normal(errOut.String()))
+}
+
+// session is what an operator types, one command a line.
+const session = `
+-L
+-L -f ipv4
+-L -f ipv6 -o extended
+-L -o extended,id
+-L -o xml
+-L -f ipv6 -o xml,id
+-L -o save
+-L -p tcp
+-L -p tcp --state ESTABLISHED
+-L -p tcp --state SYN_SENT -o extended
+-L --proto=udp --dport 53
+-L -p udp --orig-port-src 2001
+-L -p udp --reply-port-dst 2001
+-L -p icmp
+-L -p icmp --icmp-type 8
+-L -p icmpv6
+-L -p 89
+-L -p gre
+-L -p sctp --state COOKIE_WAIT
+-L -s 10.1.1.1
+-L -s 10.1.0.0/16
+-L -d 10.0.0.0/8 -p tcp
+-L --orig-src 10.1.1.0 --mask-src 255.255.255.0 -p udp
+-L -r 10.2.2.1 -p udp
+-L -q 10.1.1.1 -p udp
+-L -s 10.9.9.9
+-L -d 2001:db8:2::1
+-L -u ASSURED
+-L -u SEEN_REPLY
+-L -u UNREPLIED
+-L -w 0
+-L -w 5
+-L --mark 0
+-L --mark 1/1
+-L -n
+-L -g
+-L -j
+-L dying
+-L unconfirmed
+-L expect
+-C
+-C expect
+-G -p udp -s 10.1.1.1 -d 10.2.2.1 --sport 2000 --dport 53
+-G -p udp -s 10.1.1.1 -d 10.2.2.1 --sport 2999 --dport 53
+-G -p icmp -s 10.1.1.1 -d 10.2.2.1 --icmp-type 8 --icmp-code 0 --icmp-id 7 -o extended
+-U -p udp -d 10.2.2.1 --orig-port-src 2000 -m 9
+-U -p udp -d 10.2.2.1 --orig-port-src 2000 -m 9
+-U -p udp -d 10.2.2.1 --orig-port-src 2000 -m 6/12
+-L --mark 7
+-L --mark 3/3
+-U -p udp -d 10.2.2.1 --orig-port-src 2000 -u SEEN_REPLY,ASSURED
+-U -p udp -d 10.2.2.1 --orig-port-src 2000 -t 500
+-L -u ASSURED -p udp
+-I -p tcp -s 1.1.1.1 -d 2.2.2.2 --sport 2005 --dport 21 --timeout 100 --state ESTABLISHED -u ASSURED,SEEN_REPLY -m 5
+-I -p tcp -s 1.1.1.1 -d 2.2.2.2 --sport 2005 --dport 21 --timeout 100 --state ESTABLISHED
+-A -p tcp -s 1.1.1.1 -d 2.2.2.2 --sport 2005 --dport 21 --timeout 100 --state ESTABLISHED
+-I -p udp -s 1.1.1.1 -d 2.2.2.2 --sport 2005 --dport 53 --timeout 100 -w 7
+-I -p udp -s 1.1.1.1 -d 2.2.2.2 --sport 2005 --dport 53 --timeout 100
+-I -p udp -s 1.1.1.1 -d 2.2.2.2 --sport 2006 --dport 53 --timeout 100 --orig-zone 9
+-I -p udp -s 1.1.1.1 -d 2.2.2.2 --sport 2007 --dport 53 --timeout 100 --reply-zone 9
+-I -p icmp -s 1.1.1.1 -d 2.2.2.2 --icmp-type 8 --icmp-code 0 --icmp-id 33 --timeout 50
+-I -p sctp -s 1.1.1.1 -d 2.2.2.2 --sport 1 --dport 2 --state ESTABLISHED --orig-vtag 1 --reply-vtag 2 --timeout 50
+-I -p gre -s 1.1.1.1 -d 2.2.2.2 --srckey 1 --dstkey 2 --timeout 50
+-I -p 89 -s 1.1.1.1 -d 2.2.2.2 --timeout 50
+-I -p udp -s 2001:db8::1 -d 2001:db8::2 --sport 5 --dport 6 --timeout 50
+-L -s 1.1.1.1
+-L -s 1.1.1.1 -o xml
+-L -s 1.1.1.1 -o save
+-L -w 7
+-L --orig-zone 9
+-L --reply-zone 9
+-L -w 9
+-D -p udp -w 7
+-D -p tcp --orig-port-src 2005 -o extended
+-D -p udp --dport 99
+-D -s 1.1.1.1 -p sctp -o xml
+-D -s 1.1.1.1
+-I -s 1.1.1.1
+-I -p udp -s 1.1.1.1 -d 1.2.3.4 --sport 4 --dport 5
+-I -p tcp -s 1.1.1.1 -d 3.2.2.2 --sport 2005 --dport 21 --timeout 100
+-I -p tcp -s 1.1.1.1 -d 3.2.2.2 --timeout 100 --state LISTEN
+-I -p icmp -s 1.1.1.1 -d 3.2.2.2 --timeout 100
+-L --foo
+-L -p foo
+-L -s
+-L --sport 5
+-L bogus
+-L -D
+-L -o bogus
+-E -e BOGUS
+-L -p tcp --state FOO
+-L -s 1.1.1.1 -f ipv6
+-U -p tcp -u FOO
+-R /nonexistent
+-V
+-L -z -p udp
+-L -z
+-L -p udp
+-L -p tcp
+-D -f ipv6 -p tcp
+-F expect
+-F
+-C
+-L
+`
+
+// TestConntrackSession gives the same commands to conntrack(8) of conntrack-tools
+// and to ours, and compares output, messages and exit codes.
+func TestConntrackSession(t *testing.T) {
+	w := newTwins(t)
+	w.traffic(t)
+	for line := range strings.Lines(strings.TrimSpace(session)) {
+		args := strings.Fields(line)
+		want, got := w.kernelSays(t, args), w.xdpctSays(args)
+		if got != want {
+			t.Errorf("conntrack %s: %s", strings.TrimSpace(line), lineDiff(got, want))
+		}
+	}
+}
+
+// lineDiff shows the lines that only one of two texts has.
+func lineDiff(got, want string) string {
+	var b strings.Builder
+	have := strings.Split(got, "\n")
+	for _, l := range strings.Split(want, "\n") {
+		if i := slices.Index(have, l); i >= 0 {
+			have = slices.Delete(have, i, i+1)
+		} else {
+			fmt.Fprintf(&b, "\n  kernel: %s", l)
+		}
+	}
+	for _, l := range have {
+		fmt.Fprintf(&b, "\n  xdpct:  %s", l)
+	}
+	return b.String()
+}
