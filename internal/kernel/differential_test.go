@@ -53,12 +53,17 @@ func TestKernelAgrees(t *testing.T) {
 		name    string
 		sysctls map[string]string
 		config  func(*l4.Config)
+		zones   [2]flow.ZoneID // of packets from A and B
 	}{
-		{"default", nil, func(*l4.Config) {}},
+		{"default", nil, func(*l4.Config) {}, [2]flow.ZoneID{}},
 		{"strict", map[string]string{"nf_conntrack_tcp_loose": "0", "nf_conntrack_tcp_max_retrans": "1"},
-			func(c *l4.Config) { c.TCPLoose, c.TCPMaxRetrans = false, 1 }},
+			func(c *l4.Config) { c.TCPLoose, c.TCPMaxRetrans = false, 1 }, [2]flow.ZoneID{}},
 		{"liberal", map[string]string{"nf_conntrack_tcp_be_liberal": "1", "nf_conntrack_tcp_ignore_invalid_rst": "1"},
-			func(c *l4.Config) { c.TCPBeLiberal, c.TCPIgnoreInvalidRST = true, true }},
+			func(c *l4.Config) { c.TCPBeLiberal, c.TCPIgnoreInvalidRST = true, true }, [2]flow.ZoneID{}},
+		{"one zone", nil, func(*l4.Config) {}, [2]flow.ZoneID{{Zone: 5}, {Zone: 5}}},
+		{"two zones", nil, func(*l4.Config) {}, [2]flow.ZoneID{{Zone: 5}, {Zone: 6}}},
+		{"original zone", nil, func(*l4.Config) {}, [2]flow.ZoneID{{Zone: 7, Dirs: flow.ZoneOriginal}, {}}},
+		{"reply zone", nil, func(*l4.Config) {}, [2]flow.ZoneID{{Zone: 3}, {Zone: 3, Dirs: flow.ZoneReply}}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			o, err := NewOracle(v.sysctls)
@@ -66,6 +71,16 @@ func TestKernelAgrees(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer o.Close()
+			for side, z := range v.zones {
+				if z.Zone == 0 {
+					continue
+				}
+				testenv.Program(t, "nft")
+				if err := o.SetZone(Side(side), z); err != nil {
+					t.Fatal(err)
+				}
+			}
+			zones = v.zones
 			cfg := engine.DefaultSettings()
 			cfg.Max = 1 << 16
 			v.config(&cfg.L4)
@@ -166,6 +181,9 @@ type difference struct {
 // others.
 var salt uint16
 
+// zones are those of packets from either side.
+var zones [2]flow.ZoneID
+
 // runBoth empties both tables, sends the steps through both trackers and returns
 // the first difference.
 func runBoth(t *testing.T, o *Oracle, cfg engine.Settings, steps []dialogue.Step) *difference {
@@ -201,6 +219,7 @@ func runBoth(t *testing.T, o *Oracle, cfg engine.Settings, steps []dialogue.Step
 		if err != nil {
 			t.Fatal(err)
 		}
+		tracker.SetZone(zones[from])
 		_, v := tracker.Frame(&capture.Frame{Time: epoch.Add(time.Since(begin)), Data: d, Wire: len(d), Link: capture.LinkRaw})
 		if what := differ(want, forwarded, v); what != "" {
 			return &difference{i, what}
@@ -286,8 +305,11 @@ func split(t *testing.T, line string) (id string, timeout int) {
 	keep := f[:4:4]
 	for _, w := range f[5:] {
 		name, value, _ := strings.Cut(w, "=")
+		if w == "zone=0" { // /proc always says so
+			continue
+		}
 		switch name {
-		case "use", "zone", "mark", "timeout", "stream_timeout": // the last two: GRE in /proc
+		case "use", "mark", "timeout", "stream_timeout": // the last two: GRE in /proc
 			continue
 		case "src", "dst": // /proc prints IPv6 addresses in full
 			w = name + "=" + netip.MustParseAddr(value).String()

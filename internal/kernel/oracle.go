@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -352,6 +354,30 @@ func Number(datagram []byte, id uint16) []byte {
 	c = c>>16 + c&0xffff
 	binary.BigEndian.PutUint16(d[10:], ^uint16(c))
 	return d
+}
+
+// SetZone puts packets that come from a side into a zone. It needs nft(8): the
+// library cannot name the direction of a zone.
+func (o *Oracle) SetZone(from Side, z flow.ZoneID) error {
+	direction := ""
+	switch {
+	case !z.Directional():
+	case z.Dirs == flow.ZoneOriginal:
+		direction = "original "
+	default:
+		direction = "reply "
+	}
+	script := fmt.Sprintf(`add chain inet oracle zones { type filter hook prerouting priority raw; }
+add rule inet oracle zones iifname "r%d" ct %szone set %d
+`, from, direction, z.Zone)
+	return o.Do(func() error {
+		cmd := exec.Command("nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(script)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("nft: %w: %s", err, out)
+		}
+		return nil
+	})
 }
 
 // Flush empties the kernel's table.
