@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/xdpct/xdpct/export"
 	"github.com/xdpct/xdpct/flow"
@@ -50,7 +51,7 @@ func serve(t *testing.T, tr Tracker) *Client {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("the socket is %v, %v", info.Mode(), err)
 	}
-	s := NewServer(tr, export.Format{})
+	s := NewServer(tr, export.Format{}, time.Now)
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
 	return NewClient(path)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	"github.com/xdpct/xdpct/export"
 	"github.com/xdpct/xdpct/flow"
@@ -36,7 +35,7 @@ func (s *Server) lines(w http.ResponseWriter, r *http.Request) (*lines, error) {
 	f := &l.format
 	f.Extended, f.ID, f.KTimestamp, f.Labels = flag("extended"), flag("id"), flag("ktimestamp"), flag("labels")
 	l.stamp = flag("timestamp")
-	f.Now = time.Now().UnixNano()
+	f.Now = s.now().UnixNano()
 	if flag("held") {
 		f.Use = 2
 	}

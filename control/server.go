@@ -51,12 +51,13 @@ type Tracker interface {
 type Server struct {
 	tracker Tracker
 	format  export.Format
+	now     func() time.Time
 	http    http.Server
 }
 
-// NewServer makes a server; format is the default for text.
-func NewServer(t Tracker, format export.Format) *Server {
-	s := &Server{tracker: t, format: format}
+// NewServer makes a server; format is the default for text, now the clock.
+func NewServer(t Tracker, format export.Format, now func() time.Time) *Server {
+	s := &Server{tracker: t, format: format, now: now}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/flows", handle(s.flows))
 	mux.HandleFunc("POST /v1/flows", handle(s.create))

@@ -150,8 +150,8 @@ func (t *Tuple) Tuple(p flow.Proto, z flow.Zone) (u flow.Tuple, err error) {
 		f = flow.IPv4
 	}
 	var a, b uint16
-	switch {
-	case p == flow.ICMP || p == flow.ICMPv6:
+	switch p {
+	case flow.ICMP, flow.ICMPv6:
 		a, b = or0(t.ICMPID), uint16(or0(t.ICMPType))<<8|uint16(or0(t.ICMPCode))
 	default:
 		a, b = or0(t.SPort), or0(t.DPort)

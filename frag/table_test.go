@@ -99,7 +99,7 @@ func TestAgainstModel(t *testing.T) {
 			more := rapid.IntRange(0, 3).Draw(t, "more") > 0
 			d, r := l.add(fragment(1, 1, uint32(8*from), uint32(8*to), more), 0)
 			if !live { // whatever it was, this one begins anew
-				there, end, live = [64]bool{}, -1, true
+				there, end = [64]bool{}, -1
 			}
 			highest := 0
 			covered := 0

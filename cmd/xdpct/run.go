@@ -75,7 +75,7 @@ func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFu
 	defer func() { err = errors.Join(err, e.Stop()) }()
 
 	failed := make(chan error, 2)
-	srv := control.NewServer(tracker{e}, export.Format{Counters: cfg.Settings.Acct})
+	srv := control.NewServer(tracker{e}, export.Format{Counters: cfg.Settings.Acct}, time.Now)
 	defer srv.Close()
 	go func() { failed <- srv.Serve(l) }()
 	if cfg.Metrics != "" {

@@ -65,7 +65,7 @@ func (t tracker) Stats(ctx context.Context) (export.Stats, error) {
 			Syscalls: q.Polls + q.Kicks, TXBusy: q.TXBusy, TXDown: q.TXDown, TXErrors: q.TXErrors,
 		})
 	}
-	out.Expectations = export.ExpectStats(t.Engine.ExpectStats())
+	out.Expectations = export.ExpectStats(t.ExpectStats())
 	sum := st.Total()
 	addNamed(&out, &sum)
 	return out, nil
