@@ -25,11 +25,12 @@ type wireFlags struct {
 	compare    []string
 	rounds     int
 	ndr, setup bool
+	dump       bool
 }
 
 // wireOnly and engineOnly are the flags that belong to one kind of measurement.
 var (
-	wireOnly   = []string{"mode", "xdp", "generator", "compare", "rounds", "ndr", "setup"}
+	wireOnly   = []string{"mode", "xdp", "generator", "compare", "rounds", "ndr", "setup", "dump"}
 	engineOnly = []string{"proto", "ip", "order", "shards", "batch", "new-rate", "lifecycle", "flood", "checksum"}
 )
 
@@ -40,6 +41,7 @@ func (w *wireFlags) register(f *pflag.FlagSet) {
 	f.StringSliceVar(&w.compare, "compare", nil, "with --wire: kernel (its forwarding with nf_conntrack), forwarding (without), af_xdp (no tracking), xdpct_asavie (the other driver), xdp_drop")
 	f.IntVar(&w.rounds, "rounds", 1, "with --wire: how often to measure all there and back (A B B A)")
 	f.BoolVar(&w.ndr, "ndr", false, "with --wire: find the rates without loss, and with half a percent (RFC 2544)")
+	f.BoolVar(&w.dump, "dump", false, "with --wire: how long a listing of all connections takes, and what it costs the packets")
 	f.BoolVar(&w.setup, "setup", false, "with --wire: how fast connections come and go, and how many there can be (RFC 9693)")
 }
 
@@ -53,6 +55,7 @@ type wireReport struct {
 	Compare     []wireCompared    `json:"compare"`
 	Rates       []wire.Rates      `json:"rates,omitempty"`
 	SetUp       []wire.SetUpRates `json:"setup,omitempty"`
+	Dumps       []wire.Dump       `json:"dumps,omitempty"`
 }
 
 // wireCompared is another subject beside xdpct: Ratio is xdpct's rate divided by
@@ -87,6 +90,8 @@ func (w *wireFlags) run(cmd *cobra.Command, b *benchFlags) error {
 	switch {
 	case w.ndr:
 		err = w.searchAll(subjects, o, &r, progress)
+	case w.dump:
+		err = w.dumpAll(subjects, o, &r, progress)
 	case w.setup:
 		err = w.setUpAll(subjects, o, &r, progress)
 	default:
@@ -108,8 +113,8 @@ func (w *wireFlags) options(b *benchFlags) (subjects []wire.Subject, o wire.Opti
 	if err != nil {
 		return nil, o, err
 	}
-	if w.ndr && w.setup {
-		return nil, o, errors.New("--ndr and --setup exclude each other")
+	if w.ndr && w.setup || w.ndr && w.dump || w.setup && w.dump {
+		return nil, o, errors.New("--ndr, --setup and --dump exclude each other")
 	}
 	if w.rounds < 1 {
 		return nil, o, fmt.Errorf("--rounds %d: must be at least 1", w.rounds)

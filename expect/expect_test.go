@@ -1,0 +1,191 @@
+package expect
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/xdpct/xdpct/flow"
+)
+
+var secret = flow.Secret{1, 2, 3, 4, 5, 6, 7}
+
+func tuple(src, dst string, sport, dport uint16) flow.Tuple {
+	return flow.Tuple{
+		Src: flow.AddrFrom(netip.MustParseAddr(src)), Dst: flow.AddrFrom(netip.MustParseAddr(dst)),
+		L4: flow.MakeL4(flow.IPv4, flow.TCP, 0, sport, dport),
+	}
+}
+
+// ftp is what an FTP helper would expect: any source port, one destination.
+func ftp(master flow.Tuple, dport uint16) Expectation {
+	return Expectation{
+		Tuple: tuple("10.0.0.2", "10.0.0.1", 0, dport), Mask: Mask{ExactSource.Src, 0},
+		Master: master, Expires: 300_000, Limit: 1,
+	}
+}
+
+func TestUsedOnce(t *testing.T) {
+	table := New(10, &secret)
+	master := tuple("10.0.0.1", "10.0.0.2", 1000, 21)
+	if err := table.Insert(ftp(master, 2000), 7, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		tuple flow.Tuple
+		now   int64
+		want  bool
+	}{
+		{tuple("10.0.0.2", "10.0.0.1", 20, 2001), 1, false},       // another port
+		{tuple("10.0.0.3", "10.0.0.1", 20, 2000), 1, false},       // another source
+		{tuple("10.0.0.2", "10.0.0.1", 20, 2000), 300_000, false}, // too late
+		{tuple("10.0.0.2", "10.0.0.1", 20, 2000), 1, true},
+		{tuple("10.0.0.2", "10.0.0.1", 21, 2000), 1, false}, // used up
+	} {
+		m, ok := table.Match(&c.tuple, c.now)
+		if ok != c.want || ok && (m.Master != master || m.Mark != 7) {
+			t.Errorf("%v at %d: %v %v", c.tuple, c.now, m, ok)
+		}
+	}
+	if n := table.Len(); n != 0 {
+		t.Errorf("%d are left", n)
+	}
+}
+
+// TestRules goes through __nf_ct_expect_check.
+func TestRules(t *testing.T) {
+	table := New(3, &secret)
+	m1, m2 := tuple("10.0.0.1", "10.0.0.2", 1000, 21), tuple("10.0.0.1", "10.0.0.2", 1001, 21)
+	add := func(e Expectation, want error, left int) {
+		t.Helper()
+		if err := table.Insert(e, 0, 0); !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+		if n := len(table.List(0)); n != left {
+			t.Errorf("%d in the table, want %d", n, left)
+		}
+	}
+	first := ftp(m1, 2000)
+	add(first, nil, 1)
+	first.Expires = 400_000
+	add(first, nil, 1) // the same again replaces the old one
+	if e := table.List(0)[0]; e.Expires != 400_000 {
+		t.Error("the timer was not restarted")
+	}
+	add(ftp(m2, 2000), ErrBusy, 1) // overlaps
+	add(ftp(m1, 2001), nil, 1)     // one too many of its class: the oldest goes
+	if e := table.List(0)[0]; e.Tuple.L4.Dst() != 2001 {
+		t.Error("the wrong one went")
+	}
+	add(ftp(m2, 2002), nil, 2)
+	more := ftp(m2, 2003)
+	more.Class = 1
+	add(more, nil, 3)
+	more.Class, more.Tuple = 2, tuple("10.0.0.2", "10.0.0.1", 0, 2004)
+	add(more, ErrFull, 3)
+	table.RemoveMaster(&m2)
+	if l := table.List(0); len(l) != 1 || l[0].Master != m1 {
+		t.Errorf("after the master has gone: %v", l)
+	}
+	inactive := ftp(m2, 3000)
+	inactive.Flags = Inactive
+	add(inactive, nil, 2)
+	if _, ok := table.Match(&inactive.Tuple, 0); ok {
+		t.Error("an inactive one matched")
+	}
+	permanent := ftp(m2, 3001)
+	permanent.Flags, permanent.Class = Permanent, 1
+	add(permanent, nil, 3)
+	for range 3 {
+		if _, ok := table.Match(&permanent.Tuple, 0); !ok {
+			t.Error("a permanent one was used up")
+		}
+	}
+	if n := len(table.List(1_000_000)); n != 0 {
+		t.Errorf("%d have outlived their time", n)
+	}
+}
+
+// TestClaimedOnce has many goroutines look for the same expectations at once: each
+// is found exactly once.
+func TestClaimedOnce(t *testing.T) {
+	const n = 200
+	table := New(n, &secret)
+	for i := range uint16(n) {
+		e := ftp(tuple("10.0.0.1", "10.0.0.2", i, 21), 2000+i)
+		if err := table.Insert(e, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var found atomic.Int64
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for i := range uint16(n) {
+				u := tuple("10.0.0.2", "10.0.0.1", 20, 2000+i)
+				if _, ok := table.Match(&u, 0); ok {
+					found.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if found.Load() != n || table.Len() != 0 {
+		t.Errorf("%d found of %d, %d left", found.Load(), n, table.Len())
+	}
+	if s := table.Stats(); s != (Stats{n, n, n}) {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestAgainstModel compares with a list that is searched from its beginning.
+func TestAgainstModel(t *testing.T) {
+	hosts := []string{"10.0.0.1", "10.0.0.2"}
+	rapid.Check(t, func(t *rapid.T) {
+		table := New(8, &secret)
+		var model []Expectation
+		for step := range rapid.IntRange(1, 60).Draw(t, "steps") {
+			now := int64(step) * 1000
+			model = slices.DeleteFunc(model, func(e Expectation) bool { return e.Expires <= now })
+			u := tuple(rapid.SampledFrom(hosts).Draw(t, "src"), rapid.SampledFrom(hosts).Draw(t, "dst"),
+				rapid.Uint16Range(1, 3).Draw(t, "sport"), rapid.Uint16Range(1, 3).Draw(t, "dport"))
+			if rapid.Bool().Draw(t, "packet") {
+				i := slices.IndexFunc(model, func(e Expectation) bool { return e.matches(&u) })
+				m, ok := table.Match(&u, now)
+				if ok != (i >= 0) || ok && m.Master != model[i].Master {
+					t.Fatalf("matched %v %v, want %d", m, ok, i)
+				}
+				if ok && model[i].Flags&Permanent == 0 {
+					model = slices.Delete(model, i, i+1)
+				}
+				continue
+			}
+			e := Expectation{
+				Tuple: u, Mask: Mask{ExactSource.Src, rapid.SampledFrom([]uint16{0, 0xffff}).Draw(t, "mask")},
+				Master: tuple("10.0.0.1", "10.0.0.2", rapid.Uint16Range(1, 2).Draw(t, "master"), 21),
+				Flags:  Flags(rapid.Uint8Range(0, 1).Draw(t, "permanent")), Expires: now + rapid.Int64Range(1, 20_000).Draw(t, "life"),
+			}
+			busy := slices.ContainsFunc(model, func(o Expectation) bool { return o.clashes(&e) && !o.sameAs(&e) })
+			err := table.Insert(e, 0, now)
+			// What is the same goes even if then another is in the way: the kernel
+			// looks at one after the other. The model looks at the table for that.
+			switch {
+			case busy != errors.Is(err, ErrBusy):
+				t.Fatalf("Insert: %v, busy %v", err, busy)
+			case err == nil:
+				model = slices.DeleteFunc(model, func(o Expectation) bool { return o.sameAs(&e) })
+				model = append(model, e)
+			default:
+				model = table.List(now)
+			}
+			if got := table.List(now); !slices.Equal(got, model) || len(got) > 8 {
+				t.Fatalf("table %v, want %v", got, model)
+			}
+		}
+	})
+}
