@@ -17,6 +17,13 @@ func (r *runner) runExpect(c *command) (code int, err error) {
 			return 0, err
 		}
 		return exitOK, r.client.Lines(r.ctx, "/v1/expectations", q, r.print)
+	case 'E':
+		r.done = "shown"
+		q, err := c.query(nil)
+		if err != nil {
+			return 0, err
+		}
+		return exitOK, r.follow("/v1/expectations/events", q)
 	case 'C':
 		n := 0
 		err := r.client.Lines(r.ctx, "/v1/expectations", nil, func([]byte) error { n++; return nil })

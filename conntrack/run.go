@@ -75,6 +75,8 @@ func (r *runner) trailer(c *command) {
 	case r.done == "":
 	case strings.HasSuffix(r.done, "."):
 		fmt.Fprintf(r.std.Err, "%s: %s\n", program, r.done)
+	case c.table == "expect" && c.verb == 'E':
+		fmt.Fprintf(r.std.Err, "%s: %d expectation events have been %s.\n", program, r.n, r.done)
 	case c.table == "expect":
 		fmt.Fprintf(r.std.Err, "%s: %d expectations have been %s.\n", program, r.n, r.done)
 	case c.verb == 'E':
@@ -392,18 +394,24 @@ func (r *runner) events(c *command) error {
 	if xml {
 		_, _ = r.out.WriteString(export.XMLHeader)
 	}
-	err = r.client.Lines(r.ctx, "/v1/events", q, func(line []byte) error {
+	err = r.follow("/v1/events", q)
+	if xml {
+		_, _ = r.out.WriteString(export.XMLFooter)
+	}
+	return err
+}
+
+// follow prints a stream of events until it is interrupted.
+func (r *runner) follow(path string, q url.Values) error {
+	err := r.client.Lines(r.ctx, path, q, func(line []byte) error {
 		if n, lost := bytes.CutPrefix(line, []byte("!lost ")); lost {
 			fmt.Fprintf(r.std.Err, enobufs, n)
 			return nil
 		}
 		return errors.Join(r.print(line), r.out.Flush())
 	})
-	if xml {
-		_, _ = r.out.WriteString(export.XMLFooter)
-	}
 	if errors.Is(err, context.Canceled) {
-		return nil // interrupted: that is how it ends
+		return nil // that is how it ends
 	}
 	return err
 }

@@ -41,6 +41,10 @@ type Tracker interface {
 	Expect(ctx context.Context, master flow.Tuple, x expect.Expectation, life time.Duration) error
 	DeleteExpectations(ctx context.Context, which func(*expect.Expectation) bool) int
 
+	// ExpectEvents is Events for expectations; now is the time, in milliseconds,
+	// that x expires by.
+	ExpectEvents(ctx context.Context, emit func(k flow.EventKind, x *expect.Expectation, now int64, lost uint64) error) error
+
 	// Events delivers events that f selects, of the given kinds, to emit, with
 	// the number lost before each, until ctx ends. With no event for a while it
 	// calls emit with nil. buffer is how many may wait, 0 for the default.
@@ -65,6 +69,7 @@ func NewServer(t Tracker, format export.Format, now func() time.Time) *Server {
 	mux.HandleFunc("POST /v1/flows/update", handle(s.update))
 	mux.HandleFunc("POST /v1/flows/zero", handle(s.zero))
 	mux.HandleFunc("GET /v1/expectations", handle(s.expectations))
+	mux.HandleFunc("GET /v1/expectations/events", handle(s.expectEvents))
 	mux.HandleFunc("POST /v1/expectations", handle(s.expect))
 	mux.HandleFunc("POST /v1/expectations/delete", handle(s.unexpect))
 	mux.HandleFunc("GET /v1/flow", handle(s.flow))

@@ -182,6 +182,27 @@ func (s *Server) expectations(w http.ResponseWriter, r *http.Request) error {
 	return l.flush()
 }
 
+// expectEvents streams what happens to expectations.
+func (s *Server) expectEvents(w http.ResponseWriter, r *http.Request) error {
+	l, err := s.lines(w, r)
+	if err != nil {
+		return err
+	}
+	if err := l.flush(); err != nil {
+		return err
+	}
+	return s.tracker.ExpectEvents(r.Context(), func(k flow.EventKind, x *expect.Expectation, now int64, lost uint64) error {
+		if lost > 0 {
+			fmt.Fprintf(l.w, "!lost %d\n", lost)
+		}
+		if x == nil {
+			return l.flush()
+		}
+		l.buf = export.AppendExpectationEvent(l.buf[:0], k, x, now)
+		return l.line()
+	})
+}
+
 // unexpect removes the expectations whose tuple the filter's orig selects, and
 // answers with their number.
 func (s *Server) unexpect(w http.ResponseWriter, r *http.Request) error {

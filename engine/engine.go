@@ -34,8 +34,10 @@ type Engine struct {
 	workers []*worker
 	hub     hub
 	expect  *expect.Table
-	ns      netns.NsHandle // in which the interfaces are
-	log     *slog.Logger
+
+	expectHub expectHub
+	ns        netns.NsHandle // in which the interfaces are
+	log       *slog.Logger
 
 	stopping chan struct{}  // closed by Stop
 	stopped  chan struct{}  // closed when the workers have ended
@@ -52,7 +54,7 @@ func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
 		return nil, err
 	}
 	e = &Engine{
-		cfg: cfg, log: log, hub: hub{subs: map[*Subscription]bool{}}, ns: netns.None(),
+		cfg: cfg, log: log, hub: hub{subs: map[*Subscription]bool{}}, expectHub: expectHub{subs: map[*ExpectSubscription]bool{}}, ns: netns.None(),
 		stopping: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	defer func() {
@@ -142,6 +144,7 @@ func (e *Engine) makeWorkers(n int) error {
 	sc := e.cfg.Settings.shardConfig(n, &e.secret, &e.cfg.Zoning)
 	sc.Epoch = start.UnixNano()
 	e.expect = sc.Expect
+	e.expect.Observe = e.observeExpect
 	clock := func() (mono, wall int64) {
 		d := time.Since(start)
 		return int64(d), start.UnixNano() + int64(d)

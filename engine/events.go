@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 )
 
@@ -164,5 +165,60 @@ func (h *hub) deliverLoss(n uint64) {
 	defer h.mu.Unlock()
 	for s := range h.subs {
 		s.lost += n
+	}
+}
+
+// ExpectEvent is an expectation that came or went.
+type ExpectEvent struct {
+	Kind        flow.EventKind // EventNew or EventDestroy
+	Expectation expect.Expectation
+	Now         int64 // milliseconds, of the clock that it expires by
+}
+
+// ExpectSubscription is one reader of events about expectations.
+type ExpectSubscription struct {
+	C    chan ExpectEvent
+	hub  *expectHub
+	lost atomic.Uint64
+}
+
+// expectHub hands events about expectations to all subscribers. They are rare, and
+// made by whatever goroutine changes the table.
+type expectHub struct {
+	mu   sync.Mutex
+	subs map[*ExpectSubscription]bool
+}
+
+// SubscribeExpect starts a subscription to events about expectations. Close it.
+func (e *Engine) SubscribeExpect() *ExpectSubscription {
+	s := &ExpectSubscription{C: make(chan ExpectEvent, eventQueueSize), hub: &e.expectHub}
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.hub.subs[s] = true
+	return s
+}
+
+// Close ends the subscription.
+func (s *ExpectSubscription) Close() {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	delete(s.hub.subs, s)
+}
+
+// Lost returns how many events were lost since the last call.
+func (s *ExpectSubscription) Lost() uint64 { return s.lost.Swap(0) }
+
+// observeExpect is called with the expectation table locked.
+func (e *Engine) observeExpect(k flow.EventKind, x *expect.Expectation) {
+	mono, _ := e.workers[0].clock()
+	h := &e.expectHub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.subs {
+		select {
+		case s.C <- ExpectEvent{k, *x, mono / 1e6}:
+		default:
+			s.lost.Add(1)
+		}
 	}
 }

@@ -8,6 +8,11 @@ import (
 // exact is the mask of an address all of which counts.
 var exact = flow.Addr{Hi: ^uint64(0), Lo: ^uint64(0)}
 
+// AppendExpectationEvent appends the line of `conntrack -E expect`.
+func AppendExpectationEvent(b []byte, k flow.EventKind, e *expect.Expectation, now int64) []byte {
+	return AppendExpectation(appendKind(b, k), e, now)
+}
+
 // AppendExpectation appends the line of `conntrack -L expect` for e, without a
 // newline (nfexp_snprintf). now is the time in milliseconds by which e expires.
 func AppendExpectation(b []byte, e *expect.Expectation, now int64) []byte {

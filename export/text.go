@@ -32,7 +32,14 @@ func (f *Format) AppendFlow(b []byte, r *flow.Record) []byte {
 // AppendEvent appends the line of `conntrack -E` for e, without a newline.
 func (f *Format) AppendEvent(b []byte, e *flow.Event) []byte {
 	b = appendKind(b, e.Kind)
-	return f.appendRecord(b, &e.Record, false)
+	return f.of(e.Kind).appendRecord(b, &e.Record, false)
+}
+
+// of returns the format of an event: counters come with the last one only.
+func (f *Format) of(k flow.EventKind) *Format {
+	g := *f
+	g.Counters = f.Counters && k == flow.EventDestroy
+	return &g
 }
 
 func appendKind(b []byte, k flow.EventKind) []byte {

@@ -24,7 +24,7 @@ func (f *Format) AppendXML(b []byte, r *flow.Record) []byte {
 func (f *Format) AppendXMLEvent(b []byte, e *flow.Event) []byte {
 	b = append(b, `<flow type="`...)
 	b = append(b, [...]string{"new", "update", "destroy"}[e.Kind]...)
-	return f.appendXML(append(b, `">`...), &e.Record, time.Unix(0, e.Time))
+	return f.of(e.Kind).appendXML(append(b, `">`...), &e.Record, time.Unix(0, e.Time))
 }
 
 func (f *Format) appendXML(b []byte, r *flow.Record, when time.Time) []byte {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/xdpct/xdpct/engine"
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/export"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/shard"
@@ -41,6 +42,28 @@ func (t tracker) Events(ctx context.Context, f flow.Filter, kinds flow.EventKind
 				return err
 			}
 			idle.Reset(quiet)
+		}
+	}
+}
+
+// ExpectEvents implements control.Tracker.
+func (t tracker) ExpectEvents(ctx context.Context, emit func(flow.EventKind, *expect.Expectation, int64, uint64) error) error {
+	sub := t.SubscribeExpect()
+	defer sub.Close()
+	quiet := time.NewTicker(100 * time.Millisecond)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e := <-sub.C:
+			if err := emit(e.Kind, &e.Expectation, e.Now, sub.Lost()); err != nil {
+				return err
+			}
+		case <-quiet.C:
+			if err := emit(0, nil, 0, sub.Lost()); err != nil {
+				return err
+			}
 		}
 	}
 }

@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -336,4 +339,55 @@ func lineDiff(got, want string) string {
 		fmt.Fprintf(&b, "\n  xdpct:  %s", l)
 	}
 	return b.String()
+}
+
+// TestConntrackEvents follows the same traffic, and what an operator does after it,
+// with -E of both.
+func TestConntrackEvents(t *testing.T) {
+	w := newTwins(t)
+	for _, args := range [][]string{{"-E"}, {"-E", "-e", "NEW", "-p", "tcp", "-o", "extended"}, {"-E", "-e", "DESTROY"}} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			ctx, stop := context.WithCancel(context.Background())
+			defer stop()
+			var got, want bytes.Buffer
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				conntrack.Main(ctx, args, w.socket, conntrack.IO{In: strings.NewReader(""), Out: &got, Err: io.Discard})
+			})
+			wg.Go(func() {
+				_ = w.oracle.Do(func() error {
+					cmd := exec.CommandContext(ctx, "conntrack", args...)
+					cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+					cmd.Stdout = &want
+					return cmd.Run()
+				})
+			})
+			time.Sleep(500 * time.Millisecond) // until both listen
+			w.traffic(t)
+			for _, line := range []string{
+				"-U -p udp -d 10.2.2.1 --orig-port-src 2000 -m 9",
+				"-I -p udp -s 1.1.1.1 -d 2.2.2.2 --sport 2005 --dport 53 --timeout 100 -w 7",
+				"-D -p udp", "-D -f ipv6", "-D -f ipv4",
+			} {
+				w.kernelSays(t, strings.Fields(line))
+				w.xdpctSays(strings.Fields(line))
+			}
+			time.Sleep(500 * time.Millisecond)
+			stop()
+			wg.Wait()
+			if d := lineDiff(normalEvents(got.String()), normalEvents(want.String())); d != "" || got.Len() == 0 {
+				t.Errorf("%d bytes: %s", got.Len(), d)
+			}
+		})
+	}
+}
+
+var eventLifetimes = regexp.MustCompile(`(?m)^( *\[[A-Z]+\] (?:ipv[46] +\d+ )?[a-z0-9]+ +\d+ )\d+ `)
+
+// byUser is what the kernel says of changes that a process has made: who it was,
+// and that the mark was set, to 0 perhaps.
+var byUser = regexp.MustCompile(`( mark=0)?( zone=\d+)? \[USERSPACE\].*`)
+
+func normalEvents(out string) string {
+	return normal(byUser.ReplaceAllString(eventLifetimes.ReplaceAllString(out, "${1}T "), "$2"))
 }
