@@ -36,6 +36,8 @@ perf: ## every scenario, compared with perf/baseline.jsonl and plotted (as root)
 fuzz: ## every fuzz target for FUZZTIME
 	$(GO) test ./packet -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./shard -run '^$$' -fuzz FuzzDatagrams -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
+	$(GO) test ./engine -run '^$$' -fuzz FuzzReplay -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
+	$(GO) test ./conntrack -run '^$$' -fuzz FuzzCommandLine -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 
 pgo: ## the profile that guides the build of the program anew
 	$(GO) test ./perf -run '^$$' -bench Engine -benchtime 2x -cpuprofile cmd/xdpct/default.pgo -o /dev/null

@@ -71,7 +71,7 @@ func (p *Packet) ParseFrom(frame []byte, wire, off int, typ EtherType, checks Ch
 }
 
 // ParseWhole is ParseFrom for a frame whose IP header is at off: one that was
-// assembled from fragments.
+// assembled from fragments. If it still is one, it is Malformed.
 func (p *Packet) ParseWhole(frame []byte, wire, off int, checks Checks) {
 	typ := EtherIPv4
 	if len(frame) > off && frame[off]>>4 == 6 {
@@ -79,7 +79,7 @@ func (p *Packet) ParseWhole(frame []byte, wire, off int, checks Checks) {
 	}
 	p.ParseFrom(frame, wire, off, typ, checks)
 	if p.Kind == Fragmented {
-		p.Reason = flow.ReasonFragmentNested
+		p.Kind, p.Reason = Malformed, flow.ReasonFragmentNested
 	}
 }
 

@@ -240,10 +240,6 @@ func (s *Shard) judge(p *packet.Packet, v *Verdict) {
 	case packet.Invalid:
 		v.invalid(p.Reason)
 	case packet.Fragmented:
-		if p.Reason != flow.NoReason {
-			*v = Verdict{Action: Drop, State: flow.Invalid, Reason: p.Reason}
-			return
-		}
 		v.invalid(flow.ReasonFragment)
 	default:
 		*v = Verdict{Action: Drop, State: flow.Invalid, Reason: p.Reason}

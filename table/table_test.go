@@ -324,3 +324,83 @@ func TestLocateAgrees(t *testing.T) {
 		t.Error("no hash matched several tags, or none")
 	}
 }
+
+// TestTwoKeysAgainstModel drives a table whose connections mostly have two keys,
+// and a map by key and orientation, with the same commands.
+func TestTwoKeysAgainstModel(t *testing.T) {
+	type name struct {
+		key     flow.Tuple
+		flipped bool
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		const size = 12
+		tab := newTable(t, size, 0, nil)
+		model := map[name]int{} // numbers of connections
+		names := map[int][]name{}
+		draw := func(what string) name {
+			n := rapid.IntRange(0, 9).Draw(rt, what)
+			return name{conn(n, 0).Key, rapid.Bool().Draw(rt, what+" flipped")}
+		}
+		forget := func(id int) {
+			for _, n := range names[id] {
+				delete(model, n)
+			}
+			delete(names, id)
+		}
+		for id := range rapid.IntRange(1, 80).Draw(rt, "steps") {
+			a, b := draw("original"), draw("reply")
+			i, found := tab.Find(&a.key, a.flipped, a.key.Hash(&secret), 0)
+			was, known := model[a]
+			if found != known {
+				rt.Fatalf("Find %v = %v, want %v", a, found, known)
+			}
+			if known {
+				want := flow.Original
+				if names[was][0] != a {
+					want = flow.Reply
+				}
+				if d := tab.Direction(i, &a.key, a.flipped); d != want {
+					rt.Fatalf("direction %v, want %v", d, want)
+				}
+				if rapid.Bool().Draw(rt, "delete") {
+					tab.Remove(i, Deleted)
+					forget(was)
+				}
+				continue
+			}
+			if len(names) == size || a == b {
+				continue
+			}
+			c := conn(0, 1000)
+			c.Key, c.Flip = a.key, 0
+			if a.flipped {
+				c.Flip = 1
+			}
+			x := &flow.Extra{Reply: b.key, Mark: flow.Mark(id)}
+			if b.flipped {
+				x.ReplyFlip = 1
+			}
+			c.SetTwoKeyed()
+			_, taken := model[b]
+			i, err := tab.Insert(c, x, a.key.Hash(&secret), 0)
+			if taken != errors.Is(err, ErrClash) || !taken && err != nil {
+				rt.Fatalf("Insert: %v, taken %v", err, taken)
+			}
+			if err == nil {
+				model[a], model[b], names[id] = id, id, []name{a, b}
+				if got := tab.Extra(i).Mark; got != flow.Mark(id) {
+					rt.Fatalf("the Extra of %d is that of %d", id, got)
+				}
+			}
+			if tab.Len() != len(names) {
+				rt.Fatalf("%d connections, want %d", tab.Len(), len(names))
+			}
+		}
+		for n, id := range model {
+			i, ok := tab.Find(&n.key, n.flipped, n.key.Hash(&secret), 0)
+			if !ok || tab.Extra(i).Mark != flow.Mark(id) {
+				rt.Fatalf("%v is lost", n)
+			}
+		}
+	})
+}

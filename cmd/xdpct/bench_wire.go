@@ -78,6 +78,9 @@ func (w *wireFlags) run(cmd *cobra.Command, b *benchFlags) error {
 		return errors.New("bench --wire needs root: it makes network namespaces")
 	}
 	r := wireReport{Scenario: fmt.Sprintf("wire/%s/flows=%d", o.Mode, o.Flows), Machine: perf.ThisMachine(), Compare: []wireCompared{}}
+	if w.dump {
+		r.Scenario = fmt.Sprintf("wire/dump/flows=%d", o.Flows)
+	}
 	if o.Size != wire.MinSize {
 		r.Scenario += fmt.Sprintf("/size=%d", o.Size+fcsLen)
 	}
