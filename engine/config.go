@@ -197,7 +197,15 @@ func (s *Settings) UnmarshalYAML(n *yaml.Node) error {
 
 // UnmarshalYAML decodes a port.
 func (p *PortConfig) UnmarshalYAML(n *yaml.Node) error {
-	return decodeMapping(n, map[string]any{"interface": &p.Interface, "zone": &p.Zone, "vlans": &p.VLANs})
+	if err := decodeMapping(n, map[string]any{"interface": &p.Interface, "zone": &p.Zone, "vlans": &p.VLANs}); err != nil {
+		return err
+	}
+	for id := range p.VLANs {
+		if id < 1 || id > 4094 {
+			return fmt.Errorf("line %d: vlan %d is not from 1 to 4094", lineOf(n, "vlans"), id)
+		}
+	}
+	return nil
 }
 
 // configError is a value that is wrong, and the key that has it.

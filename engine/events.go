@@ -129,6 +129,8 @@ func (e *Engine) distribute() {
 			return
 		case <-tick.C:
 		}
+		mono, _ := e.workers[0].clock()
+		e.expect.Expire(mono / 1e6)
 		for _, w := range e.workers {
 			for n := w.events.ring.pop(buf); n > 0; n = w.events.ring.pop(buf) {
 				e.hub.deliver(buf[:n])

@@ -14,6 +14,7 @@ type WorkerStats struct {
 	Shard shard.Stats
 	Loop  LoopStats
 	Free  int // free chunks
+	Held  int // fragments that wait for the rest of their datagram
 }
 
 // PortStats are the counters of one port.
@@ -41,7 +42,7 @@ func (e *Engine) Stats(ctx context.Context) (Stats, error) {
 	for _, w := range e.workers {
 		var ws WorkerStats
 		err := e.ask(ctx, w, func(w *worker) bool {
-			ws = WorkerStats{w.shard.Stats(), w.loop, w.pool.Free()}
+			ws = WorkerStats{w.shard.Stats(), w.loop, w.pool.Free(), w.frags.Len()}
 			for r, n := range w.drops {
 				ws.Shard.Reasons[r] += n
 				ws.Shard.Dropped += n

@@ -29,6 +29,7 @@ type ShardStats struct {
 	Entries    uint64 `json:"entries"`
 	Max        uint64 `json:"max"`
 	Expired    uint64 `json:"expired"`
+	Fragments  uint64 `json:"fragments"`   // frames that wait for the rest of their datagram
 	HandedOver uint64 `json:"handed_over"` // frames received for another shard
 	MaxProbes  uint64 `json:"max_probes"`  // most index buckets that a new connection had to look at
 	Polls      uint64 `json:"polls"`       // turns of the shard's loop
@@ -78,8 +79,8 @@ func (s *Stats) WriteText(w io.Writer) error {
 			c.Shard, c.Found, c.Invalid, c.Insert, c.InsertFailed, c.Drop, c.EarlyDrop, c.Error, c.SearchRestart, c.ClashResolve, c.ChainTooLong)
 	}
 	for _, c := range s.Shards {
-		fmt.Fprintf(w, "shard=%-4d\tpackets=%d bytes=%d entries=%d max=%d expired=%d handed_over=%d max_probes=%d polls=%d busy_polls=%d sleeps=%d\n",
-			c.Shard, c.Packets, c.Bytes, c.Entries, c.Max, c.Expired, c.HandedOver, c.MaxProbes, c.Polls, c.BusyPolls, c.Sleeps)
+		fmt.Fprintf(w, "shard=%-4d\tpackets=%d bytes=%d entries=%d max=%d expired=%d fragments=%d handed_over=%d max_probes=%d polls=%d busy_polls=%d sleeps=%d\n",
+			c.Shard, c.Packets, c.Bytes, c.Entries, c.Max, c.Expired, c.Fragments, c.HandedOver, c.MaxProbes, c.Polls, c.BusyPolls, c.Sleeps)
 	}
 	for _, p := range s.Ports {
 		fmt.Fprintf(w, "port=%s\tattached=%v xdp=%s zero_copy=%v queues=%d received=%d transmitted=%d passed=%d syscalls=%d tx_busy=%d tx_down=%d tx_errors=%d\n",
@@ -99,13 +100,15 @@ func (s *Stats) WriteText(w io.Writer) error {
 // WriteMetrics prints s in the Prometheus text format. Entries and limit have the
 // names that node_exporter gives the kernel's.
 func (s *Stats) WriteMetrics(w io.Writer) {
-	var entries, limit uint64
+	var entries, limit, held uint64
 	for _, c := range s.Shards {
+		held += c.Fragments
 		entries += c.Entries
 		limit += c.Max
 	}
 	metrics.WriteGaugeUint64(w, "node_nf_conntrack_entries", entries)
 	metrics.WriteGaugeUint64(w, "node_nf_conntrack_entries_limit", limit)
+	metrics.WriteGaugeUint64(w, "xdpct_fragments", held)
 	for _, c := range s.Shards {
 		l := fmt.Sprintf(`{shard="%d"}`, c.Shard)
 		for _, m := range []struct {
@@ -123,6 +126,8 @@ func (s *Stats) WriteMetrics(w io.Writer) {
 			metrics.WriteCounterUint64(w, m.name+l, m.v)
 		}
 	}
+	metrics.WriteCounterUint64(w, "xdpct_expectations_created_total", s.Expectations.Created)
+	metrics.WriteCounterUint64(w, "xdpct_expectations_matched_total", s.Expectations.Matched)
 	for _, p := range s.Ports {
 		l := fmt.Sprintf(`{interface=%q}`, p.Interface)
 		metrics.WriteCounterUint64(w, "xdpct_port_received_total"+l, p.Received)

@@ -156,7 +156,7 @@ func (e *engineRun) close() {
 }
 
 func (e *engineRun) observe(k flow.EventKind, entry uint32) {
-	if k == flow.EventDestroy && e.shard.Record(entry).Status&flow.Assured != 0 {
+	if k == flow.EventDestroy && e.shard.Conn(entry).Status&flow.Assured != 0 {
 		e.lost++
 	}
 }

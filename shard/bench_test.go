@@ -102,7 +102,7 @@ func BenchmarkFillPastMaximum(b *testing.B) {
 		var s *Shard
 		var err error
 		cfg := Config{L4: l4.Linux(), MaxConns: million, Secret: testSecret, Observe: func(k flow.EventKind, entry uint32) {
-			if k == flow.EventDestroy && s.Record(entry).Status&flow.Assured != 0 {
+			if k == flow.EventDestroy && s.Conn(entry).Status&flow.Assured != 0 {
 				lost++
 			}
 		}}

@@ -16,6 +16,17 @@
 // judging looks everything up again, since a packet may change what the next
 // one finds.
 //
+// # Zones, and what few connections have
+//
+// A packet's zone is part of its key. A zone that counts in one direction only
+// gives a connection two keys, so a packet that its first key does not find is
+// looked for by the other. Marks, labels, timeout policies and masters lie in the
+// Extra of an entry; connections without one never touch that memory.
+//
+// The table of expectations is shared by all shards: the one exception to
+// everything belonging to the Shard, and deterministic as long as one goroutine
+// runs them all, as a Replay does.
+//
 // # Ownership
 //
 // A connection belongs to the shard that Owner names for the hash of its key,

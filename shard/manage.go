@@ -25,6 +25,10 @@ func (s *Shard) Walk(cursor uint32, n int, visit func(entry uint32, c *flow.Conn
 	return s.table.Walk(cursor, n, s.time(), visit)
 }
 
+// Conn returns an entry, to be read only. Valid until the next call of a method that
+// is not about entries.
+func (s *Shard) Conn(entry uint32) *flow.Conn { return s.table.Conn(entry) }
+
 // Record takes a snapshot of an entry.
 func (s *Shard) Record(entry uint32) flow.Record {
 	r := s.table.Conn(entry).Record(s.time(), s.table.Extra(entry))

@@ -11,6 +11,10 @@
 //	wheel   two links a connection                                                  8.0 B
 //	                                                                        sum   143.4 B
 //
+// What few connections have (flow.Extra) lies in a slab of its own, as long as the
+// others and at the same number, that is mapped but takes no memory where it was
+// never written to.
+//
 // # Index
 //
 // A bucket is one cache line: an 8-bit tag for each of its slots, compared eight
@@ -20,6 +24,10 @@
 // each bucket counts how many have passed it by, so a search ends at the first
 // bucket that nobody passed, and a deletion takes the counts back: there are no
 // tombstones, and a table that has lived long is as good as new.
+//
+// A connection whose reply tuple is not the inverse of its original one has a
+// second slot, for that tuple. Each slot is found only by packets that run the way
+// of its tuple.
 //
 // # Time
 //

@@ -267,6 +267,7 @@ func (t *Table) remove(i uint32, hash uint64, why Cause) {
 
 // drop is remove for an entry that is out of the wheel already.
 func (t *Table) drop(i uint32, hash uint64, why Cause) {
+	expectBucket(&t.buckets[t.home(hash)]) // on its way while the rest is done
 	c := &t.conns[i]
 	if t.removed != nil {
 		t.removed(i, c, why)
@@ -281,11 +282,11 @@ func (t *Table) drop(i uint32, hash uint64, why Cause) {
 	case Deleted:
 		t.Stats.Deleted++
 	}
+	t.Protect(i)
 	t.displace(hash, i)
 	if c.TwoKeyed() {
 		t.displaceReply(i)
 	}
-	t.Protect(i)
 	t.count--
 	t.release(i)
 }

@@ -66,6 +66,7 @@ and the frame.`,
 	f.IntVar(&o.shards, "shards", 1, "number of shards; verdicts depend on it only where a shard's share of nf_conntrack_max is full")
 	f.BoolVar(&o.partial, "partial-checksums", false, "accept checksums that the sending host left to its device")
 	f.BoolVarP(&o.format.Extended, "extended", "e", false, "begin lines with the layer 3 protocol, as conntrack -o extended")
+	f.Var(profileFlag{&o.settings}, "profile", "begin with the timeouts of a profile, linux or rfc; give it before --set")
 	f.Var(settingsFlag{&o.settings}, "set", "change a setting; see 'xdpct settings'")
 	return cmd
 }

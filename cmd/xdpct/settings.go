@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/xdpct/xdpct/engine"
+	"github.com/xdpct/xdpct/l4"
 )
 
 func settingsCommand() *cobra.Command {
@@ -53,6 +54,20 @@ func (f settingsFlag) Set(v string) error {
 		return fmt.Errorf("%q is not name=value", v)
 	}
 	return f.s.Set(strings.TrimSpace(name), strings.TrimSpace(value))
+}
+
+// profileFlag is the --profile option.
+type profileFlag struct{ s *engine.Settings }
+
+func (f profileFlag) String() string { return "" }
+func (f profileFlag) Type() string   { return "name" }
+func (f profileFlag) Set(v string) error {
+	t, ok := l4.TimeoutsByName(v)
+	if !ok {
+		return fmt.Errorf("%q is neither linux nor rfc", v)
+	}
+	f.s.L4.Timeouts = t
+	return nil
 }
 
 func versionCommand() *cobra.Command {

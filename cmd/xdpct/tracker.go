@@ -78,6 +78,7 @@ func (t tracker) Stats(ctx context.Context) (export.Stats, error) {
 	for i, w := range st.Workers {
 		s := shardStats(i, w.Shard)
 		s.HandedOver, s.Polls, s.BusyPolls, s.Sleeps = w.Loop.HandedOver, w.Loop.Polls, w.Loop.Busy, w.Loop.Sleeps
+		s.Fragments = uint64(w.Held)
 		out.Shards = append(out.Shards, s)
 	}
 	for _, p := range st.Ports {

@@ -391,3 +391,68 @@ var byUser = regexp.MustCompile(`( mark=0)?( zone=\d+)? \[USERSPACE\].*`)
 func normalEvents(out string) string {
 	return normal(byUser.ReplaceAllString(eventLifetimes.ReplaceAllString(out, "${1}T "), "$2"))
 }
+
+// TestConntrackExpect has the kernel's FTP helper make an expectation, makes the same
+// one here by hand, and compares the listings and what becomes of both.
+func TestConntrackExpect(t *testing.T) {
+	w := newTwins(t)
+	testenv.Program(t, "nft")
+	helper := `table ip helpers {
+	ct helper standard { type "ftp" protocol tcp; l3proto ip; }
+	chain pre {
+		type filter hook prerouting priority 0;
+		tcp dport 21 ct helper set "standard"
+	}
+}
+`
+	if err := w.oracle.Do(func() error {
+		cmd := exec.Command("nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(helper)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("nft: %w: %s", err, out)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	ab := packet.IP{Src: kernel.A.Host(1, flow.IPv4), Dst: kernel.B.Host(1, flow.IPv4)}
+	ba := packet.IP{Src: ab.Dst, Dst: ab.Src}
+	port := []byte("PORT 10,1,1,1,200,10\r\n")
+	say := func(from kernel.Side, flags packet.TCPFlags, seq, ack uint32, payload []byte) {
+		s := packet.Segment{Seq: seq, Ack: ack, Flags: flags, Window: 65535, Payload: payload}
+		if from == kernel.A {
+			w.send(t, from, packet.AppendTCP(nil, ab, 4000, 21, s))
+		} else {
+			w.send(t, from, packet.AppendTCP(nil, ba, 21, 4000, s))
+		}
+	}
+	say(kernel.A, packet.SYN, 1, 0, nil)
+	say(kernel.B, packet.SYN|packet.ACK, 1, 2, nil)
+	say(kernel.A, packet.ACK, 2, 2, nil)
+	say(kernel.B, packet.ACK|packet.PSH, 2, 2, []byte("220 welcome\r\n"))
+	user := []byte("USER anonymous\r\n") // the helper looks at what follows a line
+	say(kernel.A, packet.ACK|packet.PSH, 2, 15, user)
+	say(kernel.A, packet.ACK|packet.PSH, 2+uint32(len(user)), 15, port)
+	make := "-I expect -p tcp -s 10.1.1.1 -d 10.2.2.1 --sport 4000 --dport 21 -t 300 --tuple-src 10.2.2.1 --tuple-dst 10.1.1.1 --tuple-port-dst 51210"
+	if out := w.xdpctSays(strings.Fields(make)); !strings.Contains(out, "1 expectations have been created") {
+		t.Fatal(out)
+	}
+	same := func(args string) {
+		t.Helper()
+		// Who made it differs: a helper there, a command here.
+		differs := regexp.MustCompile(`( USERSPACE)?( PERMANENT)? class=0 helper=(ftp)?`)
+		age := regexp.MustCompile(`(?m)^\d+ proto`)
+		clean := func(s string) string { return age.ReplaceAllString(differs.ReplaceAllString(s, " class=0"), "T proto") }
+		want, got := clean(w.kernelSays(t, strings.Fields(args))), clean(w.xdpctSays(strings.Fields(args)))
+		if d := lineDiff(got, want); d != "" {
+			t.Errorf("conntrack %s: %s", args, d)
+		}
+	}
+	same("-L expect")
+	same("-C expect")
+	// The data connection comes, and uses it up.
+	w.send(t, kernel.B, packet.AppendTCP(nil, ba, 20, 51210, packet.Segment{Seq: 1, Flags: packet.SYN, Window: 100}))
+	same("-L expect")
+	same("-L -p tcp --dport 51210")
+	same("-L -u EXPECTED -p tcp")
+}

@@ -1,0 +1,73 @@
+package engine
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/xdpct/xdpct/flow"
+)
+
+// TestReadmeConfigurations reads every configuration in the README.
+func TestReadmeConfigurations(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(text), "```yaml\n")[1:]
+	for i, b := range blocks {
+		b, _, _ = strings.Cut(b, "```")
+		if _, err := ReadConfig(strings.NewReader(b)); err != nil {
+			t.Errorf("configuration %d: %v", i+1, err)
+		}
+	}
+	if len(blocks) != 2 {
+		t.Errorf("%d configurations, want 2", len(blocks))
+	}
+}
+
+// TestZoneConfigurationErrors: each mistake is refused with its line.
+func TestZoneConfigurationErrors(t *testing.T) {
+	const head = "mode: tap\nports: [{interface: lo}]\n"
+	for _, c := range []struct{ config, want string }{
+		{head + "profile: bsd\n", `line 3: profile: "bsd" is neither linux nor rfc`},
+		{head + "zones: [{zone: 5, max: -1}]\n", "line 3: zones: zone 5: max -1 is negative"},
+		{head + "zones: [{zone: 5}, {zone: 5}]\n", "line 3: zones: zone 5 appears twice"},
+		{head + "zones: [{zone: 5, timeouts: none}]\n", `line 3: zones: zone 5: there are no timeouts "none"`},
+		{head + "zones: [{zone: 70000}]\n", "line 3: cannot unmarshal"},
+		{head + "zones: [{zonk: 5}]\n", `line 3: unknown key "zonk"`},
+		{head + "timeouts: {a: {nf_conntrack_max: 5}}\n", "line 3: nf_conntrack_max is no timeout"},
+		{head + "timeouts: {a: {nf_conntrack_udp_timeout: x}}\n", `line 3: nf_conntrack_udp_timeout: "x" is not a number`},
+		{head + "timeouts: [a]\n", "line 3: timeouts: a mapping"},
+		{"mode: tap\nports:\n- interface: lo\n  zone: {zone: 5, direction: up}\n", `line 4: direction "up" is neither original, reply nor both`},
+		{"mode: tap\nports:\n- interface: lo\n  vlans: {5000: 1}\n", "line 4: vlan 5000 is not from 1 to 4094"},
+	} {
+		if _, err := ReadConfig(strings.NewReader(c.config)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v, want %q", c.config, err, c.want)
+		}
+	}
+}
+
+// TestProfile: the profile comes first, whatever the order of the keys, and timeout
+// policies begin with the settings.
+func TestProfile(t *testing.T) {
+	c, err := ReadConfig(strings.NewReader(`
+settings: {nf_conntrack_icmp_timeout: 99}
+timeouts: {short: {nf_conntrack_udp_timeout: 5}}
+zones: [{zone: 1, timeouts: short}]
+mode: tap
+ports: [{interface: lo}]
+profile: rfc
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, short := c.Settings.L4.Timeouts, c.Zoning.Policies["short"]
+	if got.TCP[flow.TCPEstablished] != 7440 || got.TCP[flow.TCPClose] != 240 || got.UDP != 120 || got.ICMP != 99 || got.ICMPv6 != 60 {
+		t.Errorf("%+v", got)
+	}
+	if short.UDP != 5 || short.ICMP != 99 || short.TCP[flow.TCPEstablished] != 7440 {
+		t.Errorf("%+v", short)
+	}
+}
