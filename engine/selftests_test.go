@@ -158,7 +158,7 @@ func Test_conntrack_reverse_clash(t *testing.T) {
 		}
 		wg.Wait()
 		for i := range 2 {
-			f, err := w.raw[i].Recv(time.Second)
+			f, err := w.raw[i].Recv(3 * time.Second)
 			if err != nil || f == nil {
 				t.Fatalf("round %d: nothing came to side %d, %v", n, i, err)
 			}
@@ -182,7 +182,8 @@ func Test_conntrack_tcp_unreplied(t *testing.T) {
 	w := newWire(t, rx.DriverXSK, 1, func(c *Config) { c.Settings.L4.Timeouts.TCP[flow.TCPSynSent] = 2; c.Settings.Timestamp = true })
 	syn := packet.AppendEthernet(nil, macB, macA, packet.AppendTCP(nil, packet.IP{Src: ipA, Dst: ipB}, 1234, 80, packet.Segment{Seq: 1, Flags: packet.SYN, Window: 1000}))
 	begun := map[int64]bool{}
-	for range 14 { // over 2.8 seconds
+	start, elapsed := time.Now(), time.Duration(0)
+	for ; elapsed < 2800*time.Millisecond; elapsed = time.Since(start) {
 		if err := w.raw[0].Send(syn); err != nil {
 			t.Fatal(err)
 		}
@@ -194,8 +195,8 @@ func Test_conntrack_tcp_unreplied(t *testing.T) {
 			}
 		}
 	}
-	if len(begun) != 2 {
-		t.Errorf("%d connections have begun, want 2: the first must end after two seconds", len(begun))
+	if most := 1 + int(elapsed/(2*time.Second)); len(begun) < 2 || len(begun) > most {
+		t.Errorf("%d connections have begun in %v: each must end after two seconds", len(begun), elapsed)
 	}
 }
 
@@ -257,7 +258,7 @@ func Test_conntrack_icmp_related(t *testing.T) {
 		if err := w.raw[from].Send(packet.AppendEthernet(nil, macA, macB, d)); err != nil {
 			t.Fatal(err)
 		}
-		if f, err := w.raw[1-from].Recv(time.Second); err != nil || f == nil {
+		if f, err := w.raw[1-from].Recv(3 * time.Second); err != nil || f == nil {
 			t.Fatalf("%s: nothing came through, %v", want, err)
 		}
 		if after := w.total(t); after[want] != before[want]+1 {

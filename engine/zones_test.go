@@ -144,7 +144,7 @@ func TestEventsAreSelected(t *testing.T) {
 			if e.Kind != flow.EventNew || e.Record.Orig.L4.Dst() != 53 {
 				t.Fatalf("%+v", e)
 			}
-		case <-time.After(time.Second):
+		case <-time.After(5 * time.Second):
 			t.Fatal("an event is missing")
 		}
 	}

@@ -112,7 +112,7 @@ func (w *twins) send(t *testing.T, from kernel.Side, d []byte) {
 	if err := w.raw[from].Send(packet.AppendEthernet(nil, macLeft, macRight, d)); err != nil {
 		t.Fatal(err)
 	}
-	f, err := w.raw[1-from].Recv(time.Second)
+	f, err := w.raw[1-from].Recv(3 * time.Second)
 	if err != nil || f == nil {
 		t.Fatalf("xdpct forwarded nothing, %v", err)
 	}
@@ -364,7 +364,7 @@ func TestConntrackEvents(t *testing.T) {
 					return cmd.Run()
 				})
 			})
-			time.Sleep(500 * time.Millisecond) // until both listen
+			time.Sleep(time.Second) // until both listen
 			w.traffic(t)
 			for _, line := range []string{
 				"-U -p udp -d 10.2.2.1 --orig-port-src 2000 -m 9",
@@ -374,7 +374,7 @@ func TestConntrackEvents(t *testing.T) {
 				w.kernelSays(t, strings.Fields(line))
 				w.xdpctSays(strings.Fields(line))
 			}
-			time.Sleep(500 * time.Millisecond)
+			time.Sleep(time.Second) // until all has been told
 			stop()
 			wg.Wait()
 			if d := lineDiff(normalEvents(got.String()), normalEvents(want.String())); d != "" || got.Len() == 0 {
