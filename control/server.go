@@ -109,18 +109,7 @@ func (s *Server) Serve(l net.Listener) error { return s.http.Serve(l) }
 func (s *Server) Close() error { return s.http.Close() }
 
 func (s *Server) flows(w http.ResponseWriter, r *http.Request) error {
-	f, err := parseFilter(r)
-	if err != nil {
-		return badRequest{err}
-	}
-	l, err := s.lines(w, r)
-	if err != nil {
-		return err
-	}
-	if err := s.tracker.List(r.Context(), f, l.record); err != nil {
-		return err
-	}
-	return l.flush()
+	return s.streamed(w, r, s.tracker.List)
 }
 
 func (s *Server) flow(w http.ResponseWriter, r *http.Request) error {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,7 +35,7 @@ const (
 // observe is called by the worker's shard.
 func (w *worker) observe(k flow.EventKind, entry uint32) {
 	wanted := w.events.want.Load()
-	if wanted == nil {
+	if wanted == nil || !slices.ContainsFunc(*wanted, func(w want) bool { return w.kinds.Has(k) }) {
 		return
 	}
 	ev := flow.Event{Kind: k, Time: w.wall, Record: w.shard.Record(entry)}

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/frag"
 	"github.com/xdpct/xdpct/packet"
@@ -17,7 +16,6 @@ import (
 // the clock. It is deterministic.
 type Replay struct {
 	shards []*shard.Shard
-	expect *expect.Table
 	checks packet.Checks
 	now    int64 // milliseconds since 1970
 	pkt    [1]packet.Packet
@@ -42,7 +40,6 @@ func NewReplay(s Settings, n int, z Zoning) (*Replay, error) {
 		return nil, err
 	}
 	cfg := s.shardConfig(n, &replaySecret, &z)
-	r.expect = cfg.Expect
 	for range n {
 		sh, err := shard.New(cfg, 0)
 		if err != nil {

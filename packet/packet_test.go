@@ -288,3 +288,22 @@ func BenchmarkParse(b *testing.B) {
 		}
 	}
 }
+
+// TestFarFragment: a fragment header beyond what an offset in a frame can say is
+// INVALID, and not read from somewhere else.
+func TestFarFragment(t *testing.T) {
+	var body []byte
+	for range 32 { // destination options of 2048 bytes each
+		body = append(body, append([]byte{60, 255}, make([]byte, 2046)...)...)
+	}
+	body[31*2048] = fragment
+	body = append(body, 17, 0, 0, 1, 0, 0, 0, 9)
+	d := AppendIP(nil, IP{Src: a6, Dst: b6}, 60, append(body, make([]byte, 16)...))
+	binary.BigEndian.PutUint16(d[4:], 0) // a jumbogram: the frame's length rules
+	d[6] = hopByHop
+	var p Packet
+	p.ParseFrom(d, len(d), 0, EtherIPv6, whole)
+	if p.Kind != Invalid || p.Reason != flow.ReasonIPv6ExtHeader {
+		t.Errorf("kind %d, %v", p.Kind, p.Reason)
+	}
+}

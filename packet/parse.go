@@ -163,7 +163,7 @@ func (p *Packet) parseIPv6(off, wire int, checks Checks) {
 	case x.fragAt > 0 && x.cut && total <= x.fragAt+8:
 		p.Reason = flow.ReasonFragmentHeader // nf_ct_frag6_queue drops it
 		return
-	case x.fragment && x.at > len(b): // the header is not whole
+	case x.fragment && (x.at > len(b) || off+x.at > 0xffff): // not whole, or too far away
 		p.invalid(flow.ReasonIPv6ExtHeader)
 		return
 	case x.fragment:

@@ -203,3 +203,27 @@ func onesSum(b []byte, sum uint32) uint16 {
 	}
 	return uint16(sum)
 }
+
+// TestProtocolsDoNotAllocate judges a packet of each protocol again and again.
+func TestProtocolsDoNotAllocate(t *testing.T) {
+	ip := packet.IP{Src: network.Host(false, 1, flow.IPv4), Dst: network.Host(true, 1, flow.IPv4)}
+	init := packet.AppendChunk(nil, 1, 0, make([]byte, 16))
+	for name, d := range map[string][]byte{
+		"tcp":  packet.AppendTCP(nil, ip, 1, 2, packet.Segment{Flags: packet.SYN, Window: 1}),
+		"udp":  packet.AppendUDP(nil, ip, 1, 2, nil),
+		"sctp": packet.AppendSCTP(nil, ip, 1, 2, 0, init),
+		"gre":  packet.AppendIP(nil, ip, flow.GRE, make([]byte, 8)),
+		"icmp": packet.AppendICMP(nil, ip, 8, 0, 1, nil),
+	} {
+		p := newPairing(t, nil)
+		n := testing.AllocsPerRun(100, func() {
+			p.pkt[0].ParseFrom(d, len(d), 0, packet.EtherIPv4, p.shard.cfg.Checks)
+			p.shard.Hash(&p.pkt[0])
+			p.shard.Tick(p.now)
+			p.shard.Process(p.pkt[:], p.out[:])
+		})
+		if n != 0 || !p.out[0].Conn {
+			t.Errorf("%s: %v allocations, %v", name, n, p.out[0].Reason)
+		}
+	}
+}
