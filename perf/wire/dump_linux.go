@@ -72,7 +72,10 @@ func MeasureDump(name Subject, o Options, list Lister) (d Dump, err error) {
 func (b *bench) dumpUnderLoad(d *Dump, argv []string) error {
 	sent := make(chan error, 1)
 	go func() {
-		_, err := b.send(int(DumpRate*b.o.Duration.Seconds()), DumpRate, true, LiveFrames)
+		_, err := b.lab.Send(Load{
+			Flows: b.o.Flows, Size: b.o.Size, Uniform: true, PPS: DumpRate,
+			Frames: int(DumpRate * b.o.Duration.Seconds()), CPU: b.o.GenCPU, Urgent: true,
+		})
 		sent <- err
 	}()
 	third := b.o.Duration / 3

@@ -25,6 +25,8 @@ type Load struct {
 	CPU int
 	// Generator makes the frames; empty means LiveFrames.
 	Generator Generator
+	// Urgent lets nothing else on the machine hold the generator up.
+	Urgent bool
 }
 
 // The range of Size, and the most Flows.
@@ -53,8 +55,9 @@ func (l *Lab) Send(load Load) (s Sent, err error) {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlock: the thread dies
-		// It stands for a network, which waits for nothing on this machine.
-		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -20)
+		if load.Urgent {
+			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -20)
+		}
 		done <- l.run(p, load)
 	}()
 	if err := <-done; err != nil {
