@@ -1,0 +1,238 @@
+package packet
+
+import (
+	"encoding/binary"
+
+	"github.com/xdpct/xdpct/flow"
+)
+
+// What changes a packet in place keeps its checksums right, or as wrong as they
+// were: they are updated by the difference (RFC 1624), never made anew, but for
+// SCTP's, which is no sum. Partial ones have to be completed before
+// (CompleteChecksum).
+
+// update adds the change of a 16-bit word to the checksum at b.
+func update(b []byte, old, now uint16) {
+	// HC' = ~(~HC + ~m + m')
+	c := uint32(^binary.BigEndian.Uint16(b)) + uint32(^old) + uint32(now)
+	c = c>>16 + c&0xffff
+	c = c>>16 + c&0xffff
+	binary.BigEndian.PutUint16(b, ^uint16(c))
+}
+
+// updateBytes adds the change of an even number of bytes.
+func updateBytes(sum, old, now []byte) {
+	for i := 0; i+1 < len(old); i += 2 {
+		update(sum, binary.BigEndian.Uint16(old[i:]), binary.BigEndian.Uint16(now[i:]))
+	}
+}
+
+// l4Sum returns where the transport checksum is, nil if there is none to update.
+func (p *Packet) l4Sum() []byte { return l4Sum(p.Frame, int(p.L4), p.Proto) }
+
+func l4Sum(b []byte, l4 int, proto flow.Proto) []byte {
+	at := 0
+	switch proto {
+	case flow.TCP:
+		at = 16
+	case flow.UDP, flow.UDPLite:
+		at = 6
+	case flow.ICMPv6, flow.ICMP:
+		at = 2
+	default:
+		return nil
+	}
+	if at += l4; at+2 > len(b) {
+		return nil
+	}
+	if proto == flow.UDP && b[at]|b[at+1] == 0 {
+		return nil
+	}
+	return b[at : at+2]
+}
+
+// udpZero writes the zero that a sum came out as the way UDP does.
+func udpZero(sum []byte, proto flow.Proto) {
+	if (proto == flow.UDP || proto == flow.UDPLite) && sum != nil && sum[0]|sum[1] == 0 {
+		sum[0], sum[1] = 0xff, 0xff
+	}
+}
+
+// SetAddr writes the source (or destination) address.
+func (p *Packet) SetAddr(source bool, a flow.Addr) {
+	setAddr(p.Frame, int(p.L3), int(p.L4), p.Family, p.Proto, source, a, true)
+}
+
+// setAddr writes an address of the IP packet at l3 of b, whose transport header is
+// at l4, or cut off.
+func setAddr(b []byte, l3, l4 int, f flow.Family, proto flow.Proto, source bool, a flow.Addr, inPseudo bool) {
+	at, n := l3+12, 4
+	if f == flow.IPv6 {
+		at, n = l3+8, 16
+	}
+	if !source {
+		at += n
+	}
+	var now [16]byte
+	binary.BigEndian.PutUint64(now[:], a.Hi)
+	binary.BigEndian.PutUint64(now[8:], a.Lo)
+	addr, was := b[at:at+n], [16]byte{}
+	copy(was[:], addr)
+	copy(addr, now[16-n:])
+	if f == flow.IPv4 {
+		updateBytes(b[l3+10:l3+12], was[:n], addr)
+	}
+	if sum := l4Sum(b, l4, proto); sum != nil && proto != flow.ICMP && inPseudo {
+		updateBytes(sum, was[:n], addr)
+		udpZero(sum, proto)
+	}
+}
+
+// SetPort writes the source (or destination) port, or the identifier of an ICMP
+// query. Valid iff the protocol has one and the packet is whole.
+func (p *Packet) SetPort(source bool, port uint16) {
+	setPort(p.Frame, int(p.L4), p.Proto, source, port)
+	if p.Proto == flow.SCTP {
+		b := p.Body()
+		binary.LittleEndian.PutUint32(b[8:], sctpSum(b))
+	}
+}
+
+func setPort(b []byte, l4 int, proto flow.Proto, source bool, port uint16) {
+	at := l4
+	switch proto {
+	case flow.TCP, flow.UDP, flow.UDPLite, flow.SCTP:
+		if !source {
+			at += 2
+		}
+	case flow.ICMP, flow.ICMPv6:
+		at += 4
+	default:
+		return
+	}
+	if at+2 > len(b) {
+		return
+	}
+	old := binary.BigEndian.Uint16(b[at:])
+	binary.BigEndian.PutUint16(b[at:], port)
+	if sum := l4Sum(b, l4, proto); sum != nil {
+		update(sum, old, port)
+		udpZero(sum, proto)
+	}
+}
+
+// SetTOS writes the TOS or traffic class byte.
+func (p *Packet) SetTOS(tos uint8) {
+	h := p.Frame[p.L3:]
+	if p.Family == flow.IPv6 {
+		h[0], h[1] = h[0]&0xf0|tos>>4, h[1]&0x0f|tos<<4
+		return
+	}
+	old := binary.BigEndian.Uint16(h)
+	h[1] = tos
+	update(h[10:], old, binary.BigEndian.Uint16(h))
+}
+
+// Hops returns the TTL or hop limit.
+func (p *Packet) Hops() uint8 {
+	if p.Family == flow.IPv6 {
+		return p.Frame[p.L3+7]
+	}
+	return p.Frame[p.L3+8]
+}
+
+// SetHops writes it.
+func (p *Packet) SetHops(n uint8) {
+	h := p.Frame[p.L3:]
+	if p.Family == flow.IPv6 {
+		h[7] = n
+		return
+	}
+	old := binary.BigEndian.Uint16(h[8:])
+	h[8] = n
+	update(h[10:], old, binary.BigEndian.Uint16(h[8:]))
+}
+
+// SetMSS writes the value of an MSS option, which is part of the packet's frame.
+func (p *Packet) SetMSS(option []byte, mss uint16) {
+	sum := p.l4Sum()
+	offset := int(p.L4) + 20
+	for ; offset < len(p.Frame) && &p.Frame[offset] != &option[0]; offset++ { // the slice does not know where it lies
+	}
+	old := [4]byte(option)
+	binary.BigEndian.PutUint16(option[2:], mss)
+	if (offset-int(p.L4))%2 == 0 {
+		updateBytes(sum, old[:], option)
+		return
+	}
+	// The option lies across words: take it apart into words that begin a byte before.
+	update(sum, uint16(old[0]), uint16(option[0]))
+	update(sum, binary.BigEndian.Uint16(old[1:]), binary.BigEndian.Uint16(option[1:]))
+	update(sum, uint16(old[3])<<8, uint16(option[3])<<8)
+}
+
+// AddMSS gives a TCP segment without data an MSS option, if the frame has room for
+// it behind its end. The Frame is four bytes longer afterwards.
+func (p *Packet) AddMSS(mss uint16) bool {
+	end := int(p.L3) + int(p.Len)
+	hdr := int(p.Frame[p.L4+12]>>4) * 4
+	if int(p.L4)+hdr != end || hdr > 56 || end != len(p.Frame) || cap(p.Frame) < end+4 {
+		return false
+	}
+	f := p.Frame[:end+4]
+	copy(f[p.L4+24:], f[p.L4+20:end])
+	f[p.L4+20], f[p.L4+21] = 2, 4
+	binary.BigEndian.PutUint16(f[p.L4+22:], mss)
+	f[p.L4+12] = uint8(hdr+4)/4<<4 | f[p.L4+12]&15
+	p.Frame = f
+	p.Len += 4
+	p.TCP.HeaderLen += 4
+	h := f[p.L3:]
+	if p.Family == flow.IPv4 {
+		old := binary.BigEndian.Uint16(h[2:])
+		binary.BigEndian.PutUint16(h[2:], uint16(p.Len))
+		update(h[10:], old, uint16(p.Len))
+	} else {
+		binary.BigEndian.PutUint16(h[4:], uint16(p.Len-40))
+	}
+	p.resum()
+	return true
+}
+
+// resum makes the TCP checksum anew.
+func (p *Packet) resum() {
+	body := p.Frame[p.L4:]
+	src, dst := p.Addrs()
+	body[16], body[17] = 0, 0
+	binary.BigEndian.PutUint16(body[16:], ^sum(body, pseudoSum(src, dst, p.Family, uint32(len(body)), p.Proto)))
+}
+
+// Addrs returns the addresses in the IP header.
+func (p *Packet) Addrs() (src, dst flow.Addr) {
+	h := p.Frame[p.L3:]
+	if p.Family == flow.IPv4 {
+		return flow.AddrFrom4(h[12:]), flow.AddrFrom4(h[16:])
+	}
+	return flow.AddrFrom16(h[8:]), flow.AddrFrom16(h[24:])
+}
+
+// RoutingHeader returns the first IPv6 routing header (type at 2, segments left at
+// 3), nil if there is none.
+func (p *Packet) RoutingHeader() []byte {
+	if p.Family != flow.IPv6 {
+		return nil
+	}
+	b := p.Frame[p.L3:]
+	next, at := b[6], ipv6Len
+	for at+4 <= len(b) {
+		switch next {
+		case routing:
+			return b[at:]
+		case hopByHop, destOptions:
+			next, at = b[at], at+(int(b[at+1])+1)*8
+		default:
+			return nil
+		}
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+package policy
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/xdpct/xdpct/flow"
+)
+
+// Ruleset is what a file of iptables-save or ip6tables-save says.
+type Ruleset struct {
+	Family flow.Family
+	Tables []*Table // in the order of the file
+}
+
+// Table is one of raw, mangle, nat, filter, security.
+type Table struct {
+	Name   string
+	Chains []*Chain // in the order of the file
+}
+
+// Chain is a chain: a hook's own, with a policy, or a user's.
+type Chain struct {
+	Name   string
+	Policy string // ACCEPT or DROP; "-" for a user's chain
+	Count  Count
+	Rules  []*Rule
+}
+
+// Count is what a rule or a policy has seen.
+type Count struct{ Packets, Bytes uint64 }
+
+// Rule is one rule.
+type Rule struct {
+	Line    int // in its file, from 1
+	Count   Count
+	Counted bool // the file has counters
+	base    base
+	matches []match
+	target  target // nil: none
+	Goto    bool
+	jump    string // user chain, "" if none
+}
+
+// Table returns the table of that name, nil if there is none.
+func (r *Ruleset) Table(name string) *Table {
+	for _, t := range r.Tables {
+		if t.Name == name {
+			return t
+		}
+	}
+	return nil
+}
+
+// Chain returns the chain of that name, nil if there is none.
+func (t *Table) Chain(name string) *Chain {
+	for _, c := range t.Chains {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// NumRules returns how many rules there are.
+func (r *Ruleset) NumRules() (n int) {
+	for _, t := range r.Tables {
+		for _, c := range t.Chains {
+			n += len(c.Rules)
+		}
+	}
+	return n
+}
+
+// Text returns the rule as iptables-save prints it, without counters.
+func (r *Rule) Text(chain string) string {
+	var b strings.Builder
+	b.WriteString("-A " + quote(chain))
+	r.base.write(&b)
+	for _, m := range r.matches {
+		b.WriteString(" -m " + m.name())
+		writeOptions(&b, m.options())
+	}
+	switch {
+	case r.Goto:
+		b.WriteString(" -g " + quote(r.jump))
+	case r.jump != "":
+		b.WriteString(" -j " + quote(r.jump))
+	case r.target != nil:
+		b.WriteString(" -j " + r.target.name())
+		writeOptions(&b, r.target.options())
+	}
+	return b.String()
+}
+
+// WriteTo prints the rules as iptables-save does (with counters: as iptables-save
+// -c does), without comments. What it prints is read back as the same Ruleset.
+func (r *Ruleset) WriteTo(w io.Writer, counters bool) error {
+	b := bufio.NewWriter(w)
+	for _, t := range r.Tables {
+		fmt.Fprintf(b, "*%s\n", t.Name)
+		for _, c := range t.Chains {
+			fmt.Fprintf(b, ":%s %s [%d:%d]\n", quote(c.Name), c.Policy, c.Count.Packets, c.Count.Bytes)
+		}
+		for _, c := range t.printOrder() {
+			for _, rule := range c.Rules {
+				if counters {
+					fmt.Fprintf(b, "[%d:%d] ", rule.Count.Packets, rule.Count.Bytes)
+				}
+				fmt.Fprintln(b, rule.Text(c.Name))
+			}
+		}
+		b.WriteString("COMMIT\n")
+	}
+	return b.Flush()
+}
+
+// printOrder is the order of the chains' rules: that of their lines.
+func (t *Table) printOrder() []*Chain {
+	chains := slices.DeleteFunc(slices.Clone(t.Chains), func(c *Chain) bool { return len(c.Rules) == 0 })
+	slices.SortStableFunc(chains, func(a, b *Chain) int { return a.Rules[0].Line - b.Rules[0].Line })
+	return chains
+}
+
+// String is WriteTo without counters.
+func (r *Ruleset) String() string {
+	var b strings.Builder
+	_ = r.WriteTo(&b, false) // a Builder does not fail
+	return b.String()
+}
+
+// Dormant is a chain whose rules are kept but never asked: those for the host's own
+// packets, which do not pass through a forwarder.
+func Dormant(table, chain string) bool {
+	return hookOf(table, chain) < 0 && slices.Contains(builtin[table], chain)
+}
+
+// builtin lists the chains that a table has by itself.
+var builtin = map[string][]string{
+	"raw":      {"PREROUTING", "OUTPUT"},
+	"mangle":   {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"},
+	"nat":      {"PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"},
+	"filter":   {"INPUT", "FORWARD", "OUTPUT"},
+	"security": {"INPUT", "FORWARD", "OUTPUT"},
+}

@@ -1,0 +1,81 @@
+package policy
+
+import "github.com/xdpct/xdpct/flow"
+
+// Run asks the rules at a hook what becomes of a packet (ipt_do_table).
+func (p *Program) Run(h Hook, v *View) Verdict {
+	c := p.hooks[familyIndex(v.P.Family)][h]
+	if c == nil {
+		return Accept
+	}
+	v.NATSrc = h == NATPostrouting
+	if r := c.run(v); r != Continue {
+		return r
+	}
+	v.count(c.count)
+	return c.policy
+}
+
+// run asks the rules of a chain. Continue means that they came to their end.
+func (c *chain) run(v *View) Verdict {
+	for i := range c.rules {
+		r := &c.rules[i]
+		if !r.base(v) || !r.matches(v) {
+			continue
+		}
+		v.count(r.count)
+		verdict := Continue
+		switch {
+		case r.jump != nil:
+			if verdict = r.jump.run(v); verdict == Continue && r.isGoto {
+				return Continue
+			}
+		case r.target != nil:
+			if verdict = r.act(v, c); verdict == returned {
+				return Continue
+			}
+		}
+		if verdict != Continue {
+			return verdict
+		}
+	}
+	return Continue
+}
+
+func (v *View) count(i int) {
+	n := &v.Counts[i]
+	n.Packets++
+	n.Bytes += uint64(v.P.Len)
+}
+
+// act does what the rule's target says.
+func (r *rule) act(v *View, c *chain) Verdict {
+	verdict := r.target.act(v)
+	if r.logs {
+		l := &v.Logs[len(v.Logs)-1]
+		l.Table, l.Chain, l.Line = c.table, c.name, r.line
+	}
+	return verdict
+}
+
+// base reports whether a packet has the rule's addresses, interfaces and protocol.
+func (r *rule) base(v *View) bool {
+	return differs(&v.Src, &r.src, &r.srcMask) == r.notSrc &&
+		differs(&v.Dst, &r.dst, &r.dstMask) == r.notDst &&
+		r.in>>(v.In&63)&1 != 0 && r.out>>(v.Out&63)&1 != 0 &&
+		(r.anyProto || (v.P.Proto == r.proto) != r.notProto) && !r.never
+}
+
+func differs(a, b, mask *flow.Addr) bool {
+	return (a.Hi^b.Hi)&mask.Hi|(a.Lo^b.Lo)&mask.Lo != 0
+}
+
+// matches reports whether a packet meets all conditions, asked in their order.
+func (r *rule) matches(v *View) bool {
+	for _, c := range r.conds {
+		if !c.holds(v) {
+			return false
+		}
+	}
+	return true
+}
