@@ -21,6 +21,11 @@ type Extra struct {
 	ZoneDirs ZoneDirs
 	// Expects says that the connection is, or has been, master of expectations.
 	Expects bool
+	// Counted says that a rule counts the connection (connlimit).
+	Counted bool
+	// Masqueraded is the interface by which a masqueraded connection leaves, plus
+	// one; 0 if it is not masqueraded (nf_conn_nat.masq_index).
+	Masqueraded uint8
 }
 
 // Labels are the 128 connection labels, a bit each (struct nf_conn_labels).

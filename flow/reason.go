@@ -93,6 +93,24 @@ const (
 	ReasonBadDescriptor // the kernel named a frame that does not lie in one chunk
 	ReasonHandoverFull  // the ring to the owning shard is full
 
+	// Packets that rules or routes do not let pass.
+
+	ReasonRule          // a rule, or the policy of a chain, drops it
+	ReasonRejected      // a rule rejects it (REJECT): it is answered
+	ReasonNATExhausted  // no free reply tuple was found for it
+	ReasonMasquerade    // the interface has no address to masquerade with, or the connection leaves by another than before
+	ReasonMartian       // an address that no packet comes from or goes to
+	ReasonReversePath   // an answer would leave by another interface (rp_filter)
+	ReasonNotForwarded  // broadcast, multicast or link-local: not for other links
+	ReasonTTLExceeded   // its time to live, or hop limit, is used up
+	ReasonTooBig        // longer than the next link takes, and not to be cut
+	ReasonNoRoute       // there is no route, or it is unreachable
+	ReasonBlackhole     // the route is a blackhole
+	ReasonProhibited    // the route is prohibited
+	ReasonElsewhere     // the route leads out of an interface that is not one of the ports
+	ReasonNoNeighbour   // the next hop did not say its Ethernet address
+	ReasonLocalRedirect // translated to an address of this host, whose answers would not be translated back
+
 	// Counted by the XDP program, before user space sees the frame.
 
 	ReasonXDPNoSocket   // no AF_XDP socket serves the receive queue
@@ -164,6 +182,21 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonTXError:           {"tx_error", "the kernel refused the frame"},
 	ReasonBadDescriptor:     {"bad_descriptor", "the kernel named a frame that does not lie in one chunk"},
 	ReasonHandoverFull:      {"handover_full", "the ring to the owning shard is full"},
+	ReasonRule:              {"rule", "a rule, or the policy of a chain, drops it"},
+	ReasonRejected:          {"rejected", "a rule rejects it (REJECT): it is answered"},
+	ReasonNATExhausted:      {"nat_exhausted", "no free reply tuple was found for it"},
+	ReasonMasquerade:        {"masquerade", "the interface has no address to masquerade with, or the connection leaves by another than before"},
+	ReasonMartian:           {"martian", "an address that no packet comes from or goes to"},
+	ReasonReversePath:       {"reverse_path", "an answer would leave by another interface (rp_filter)"},
+	ReasonNotForwarded:      {"not_forwarded", "broadcast, multicast or link-local: not for other links"},
+	ReasonTTLExceeded:       {"ttl_exceeded", "its time to live, or hop limit, is used up"},
+	ReasonTooBig:            {"too_big", "longer than the next link takes, and not to be cut"},
+	ReasonNoRoute:           {"no_route", "there is no route, or it is unreachable"},
+	ReasonBlackhole:         {"blackhole", "the route is a blackhole"},
+	ReasonProhibited:        {"prohibited", "the route is prohibited"},
+	ReasonElsewhere:         {"elsewhere", "the route leads out of an interface that is not one of the ports"},
+	ReasonNoNeighbour:       {"no_neighbour", "the next hop did not say its Ethernet address"},
+	ReasonLocalRedirect:     {"local_redirect", "translated to an address of this host, whose answers would not be translated back"},
 	ReasonXDPNoSocket:       {"xdp_no_socket", "no AF_XDP socket serves the receive queue"},
 	ReasonFillRingEmpty:     {"fill_ring_empty", "no free chunk was there to receive into"},
 	ReasonRXRingFull:        {"rx_ring_full", "the receive ring was full"},

@@ -1,10 +1,9 @@
-// Package nat is the place of address translation: choice of ports, rewriting,
-// sequence adjustment.
+// Package nat translates addresses: it chooses what a connection's reply tuple is,
+// and rewrites packets and the packets that ICMP errors quote.
 //
-// Nothing of it is built yet. What other packages already do for its sake: a
-// shard owns the connections whose key hashes to it (shard.Owner), so a port is
-// to be chosen such that the reply tuple has the same owner; a Conn may come to
-// need a second index slot for a reply tuple that is not the inverse of its
-// original; and packet completes partial checksums before a frame leaves, so that
-// rewriting can update checksums incrementally.
+// A connection that is translated is one whose reply tuple is not the inverse of
+// its original one, and nothing else is remembered of it: a packet in one direction
+// leaves with the inverse of the other direction's tuple. The reply tuple is unique
+// among all connections of its zone, and belongs to the shard that has the
+// connection, so that packets of both directions come to it.
 package nat

@@ -37,6 +37,12 @@ type Packet struct {
 	Zone flow.ZoneID
 	VLAN uint16 // of the outermost tag, 0 if there is none
 
+	// In is the interface that the packet came by, and Largest the length of the
+	// largest fragment that it was made of, 0 if of none. Parse leaves both alone:
+	// they are the caller's.
+	In      int
+	Largest uint32
+
 	Family flow.Family
 	Proto  flow.Proto
 	L3, L4 uint16 // offsets of the IP and the transport header in Frame

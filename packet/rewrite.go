@@ -27,80 +27,100 @@ func updateBytes(sum, old, now []byte) {
 	}
 }
 
-// l4Sum returns where the transport checksum is, nil if there is none to update.
-func (p *Packet) l4Sum() []byte { return l4Sum(p.Frame, int(p.L4), p.Proto) }
+// Header is where the headers of an IP packet are in a frame: of the packet that the
+// frame carries, or of one that an ICMP error quotes, which may be cut anywhere
+// behind its IP header.
+type Header struct {
+	Frame  []byte
+	L3, L4 int // offsets
+	Family flow.Family
+	Proto  flow.Proto
+}
 
-func l4Sum(b []byte, l4 int, proto flow.Proto) []byte {
-	at := 0
-	switch proto {
+// Header returns the headers of the packet itself.
+func (p *Packet) Header() Header {
+	return Header{p.Frame, int(p.L3), int(p.L4), p.Family, p.Proto}
+}
+
+// Quote returns the headers of the packet that an ICMP error quotes. Valid iff Kind
+// is Error.
+func (p *Packet) Quote() Header {
+	h := Header{Frame: p.Frame[:min(int(p.L3)+int(p.Len), len(p.Frame))], L3: int(p.L4) + icmpLen, Family: p.Family}
+	if p.Frame[p.L4] == icmp6Redirect && p.Family == flow.IPv6 {
+		h.L3 = int(p.L4) + redirectLen + 8
+	}
+	q := h.Frame[h.L3:]
+	if h.Family == flow.IPv4 {
+		h.Proto, h.L4 = flow.Proto(q[9]), h.L3+int(q[0]&15)*4
+		return h
+	}
+	x := skipExtensions(q, flow.Proto(q[6]), ipv6Len)
+	for x.fragment && binary.BigEndian.Uint16(q[x.at-6:])&^7 == 0 {
+		x = skipExtensions(q, x.proto, x.at)
+	}
+	h.Proto, h.L4 = x.proto, h.L3+x.at
+	return h
+}
+
+// sum returns where the transport checksum is, nil if there is none to update.
+func (h Header) sum() []byte {
+	at, least := 0, 0
+	switch h.Proto {
 	case flow.TCP:
-		at = 16
+		at, least = 16, 20
 	case flow.UDP, flow.UDPLite:
-		at = 6
+		at, least = 6, 8
 	case flow.ICMPv6, flow.ICMP:
-		at = 2
+		at, least = 2, 8
 	default:
 		return nil
 	}
-	if at += l4; at+2 > len(b) {
+	if h.L4+least > len(h.Frame) {
 		return nil
 	}
-	if proto == flow.UDP && b[at]|b[at+1] == 0 {
+	b := h.Frame[h.L4+at : h.L4+at+2]
+	if h.Proto == flow.UDP && b[0]|b[1] == 0 {
 		return nil
 	}
-	return b[at : at+2]
+	return b
 }
 
 // udpZero writes the zero that a sum came out as the way UDP does.
 func udpZero(sum []byte, proto flow.Proto) {
-	if (proto == flow.UDP || proto == flow.UDPLite) && sum != nil && sum[0]|sum[1] == 0 {
+	if (proto == flow.UDP || proto == flow.UDPLite) && sum[0]|sum[1] == 0 {
 		sum[0], sum[1] = 0xff, 0xff
 	}
 }
 
 // SetAddr writes the source (or destination) address.
-func (p *Packet) SetAddr(source bool, a flow.Addr) {
-	setAddr(p.Frame, int(p.L3), int(p.L4), p.Family, p.Proto, source, a, true)
-}
-
-// setAddr writes an address of the IP packet at l3 of b, whose transport header is
-// at l4, or cut off.
-func setAddr(b []byte, l3, l4 int, f flow.Family, proto flow.Proto, source bool, a flow.Addr, inPseudo bool) {
-	at, n := l3+12, 4
-	if f == flow.IPv6 {
-		at, n = l3+8, 16
+func (h Header) SetAddr(source bool, a flow.Addr) {
+	at, n := h.L3+12, 4
+	if h.Family == flow.IPv6 {
+		at, n = h.L3+8, 16
 	}
 	if !source {
 		at += n
 	}
-	var now [16]byte
+	var now, was [16]byte
 	binary.BigEndian.PutUint64(now[:], a.Hi)
 	binary.BigEndian.PutUint64(now[8:], a.Lo)
-	addr, was := b[at:at+n], [16]byte{}
+	addr := h.Frame[at : at+n]
 	copy(was[:], addr)
 	copy(addr, now[16-n:])
-	if f == flow.IPv4 {
-		updateBytes(b[l3+10:l3+12], was[:n], addr)
+	if h.Family == flow.IPv4 {
+		updateBytes(h.Frame[h.L3+10:h.L3+12], was[:n], addr)
 	}
-	if sum := l4Sum(b, l4, proto); sum != nil && proto != flow.ICMP && inPseudo {
+	if sum := h.sum(); sum != nil && h.Proto != flow.ICMP {
 		updateBytes(sum, was[:n], addr)
-		udpZero(sum, proto)
+		udpZero(sum, h.Proto)
 	}
 }
 
 // SetPort writes the source (or destination) port, or the identifier of an ICMP
-// query. Valid iff the protocol has one and the packet is whole.
-func (p *Packet) SetPort(source bool, port uint16) {
-	setPort(p.Frame, int(p.L4), p.Proto, source, port)
-	if p.Proto == flow.SCTP {
-		b := p.Body()
-		binary.LittleEndian.PutUint32(b[8:], sctpSum(b))
-	}
-}
-
-func setPort(b []byte, l4 int, proto flow.Proto, source bool, port uint16) {
-	at := l4
-	switch proto {
+// query.
+func (h Header) SetPort(source bool, port uint16) {
+	at := h.L4
+	switch h.Proto {
 	case flow.TCP, flow.UDP, flow.UDPLite, flow.SCTP:
 		if !source {
 			at += 2
@@ -110,15 +130,31 @@ func setPort(b []byte, l4 int, proto flow.Proto, source bool, port uint16) {
 	default:
 		return
 	}
-	if at+2 > len(b) {
+	if at+2 > len(h.Frame) {
 		return
 	}
-	old := binary.BigEndian.Uint16(b[at:])
-	binary.BigEndian.PutUint16(b[at:], port)
-	if sum := l4Sum(b, l4, proto); sum != nil {
+	old := binary.BigEndian.Uint16(h.Frame[at:])
+	binary.BigEndian.PutUint16(h.Frame[at:], port)
+	if sum := h.sum(); sum != nil {
 		update(sum, old, port)
-		udpZero(sum, proto)
+		udpZero(sum, h.Proto)
 	}
+	if h.Proto == flow.SCTP && h.L4+sctpLen <= len(h.Frame) {
+		b := h.Frame[h.L4:]
+		binary.LittleEndian.PutUint32(b[8:], sctpSum(b))
+	}
+}
+
+// SumICMP makes the checksum of an ICMP or ICMPv6 packet anew. Valid iff it is whole.
+func (p *Packet) SumICMP() {
+	b := p.Body()
+	b[2], b[3] = 0, 0
+	pseudo := uint64(0)
+	if p.Proto == flow.ICMPv6 {
+		src, dst := p.Addrs()
+		pseudo = pseudoSum(src, dst, p.Family, uint32(len(b)), p.Proto)
+	}
+	binary.BigEndian.PutUint16(b[2:], ^sum(b, pseudo))
 }
 
 // SetTOS writes the TOS or traffic class byte.
@@ -155,7 +191,7 @@ func (p *Packet) SetHops(n uint8) {
 
 // SetMSS writes the value of an MSS option, which is part of the packet's frame.
 func (p *Packet) SetMSS(option []byte, mss uint16) {
-	sum := p.l4Sum()
+	sum := p.Header().sum()
 	offset := int(p.L4) + 20
 	for ; offset < len(p.Frame) && &p.Frame[offset] != &option[0]; offset++ { // the slice does not know where it lies
 	}

@@ -254,11 +254,7 @@ func (m *conntrackMatch) conditions(*compiler) (c []condition) {
 			if !v.Tracked {
 				return false
 			}
-			st := v.Conn.PublicStatus()
-			if m.status.bits == 0 {
-				return (st == 0) != m.status.not
-			}
-			return (st&m.status.bits != 0) != m.status.not
+			return (v.Conn.PublicStatus()&m.status.bits != 0) != m.status.not // NONE: no bit, and nothing has it
 		}))
 	}
 	if m.expire.set {

@@ -22,6 +22,7 @@ type simple struct {
 	one    bool // exactly one option, not at least one
 	none   bool // no option is needed
 	also   []condition
+	inside bool // for packets that come in: not in POSTROUTING or OUTPUT
 }
 
 func (m *simple) name() string      { return m.module }
@@ -45,6 +46,8 @@ func (m *simple) check(r *Rule, p *ruleParser) error {
 		}
 	}
 	switch {
+	case m.inside && (p.chain == "POSTROUTING" || p.chain == "OUTPUT"):
+		return fmt.Errorf("has no meaning in %s", p.chain)
 	case n == 0 && !m.none:
 		return fmt.Errorf("needs %s", strings.Join(names, " or "))
 	case n > 1 && m.one:
@@ -91,7 +94,7 @@ func (m *macAddr) text() string { return net.HardwareAddr(m.mac[:]).String() }
 
 func newMAC(flow.Family) match {
 	mac := &macAddr{}
-	return &simple{module: "mac", opts: []option{{name: "--mac-source", value: mac}},
+	return &simple{module: "mac", inside: true, opts: []option{{name: "--mac-source", value: mac}},
 		asks: []condition{varying(func(v *View) bool {
 			return len(v.P.Frame) >= 14 && (packet.MAC(v.P.Frame[6:12]) == mac.mac) != mac.not
 		})}}
@@ -268,9 +271,29 @@ func newAddrType(flow.Family) match {
 		opts: []option{{name: "--src-type", value: src}, {name: "--dst-type", value: dst},
 			{name: "--limit-iface-in", value: in, noNot: true}, {name: "--limit-iface-out", value: out, noNot: true}},
 		asks: []condition{
-			varying(func(v *View) bool { return (v.Env.AddrType(v.Src, v.family(), dev(v))&src.bits != 0) != src.not }),
-			varying(func(v *View) bool { return (v.Env.AddrType(v.Dst, v.family(), dev(v))&dst.bits != 0) != dst.not }),
+			varying(func(v *View) bool { return v.addrIs(v.Src, src.bits, dev(v)) != src.not }),
+			varying(func(v *View) bool { return v.addrIs(v.Dst, dst.bits, dev(v)) != dst.not }),
 		}}
+}
+
+// addrIs reports whether an address is of one of the kinds. For IPv6 a local address
+// is unicast, too, and all of some kinds have to hold (match_type6).
+func (v *View) addrIs(a flow.Addr, kinds AddrTypes, dev int) bool {
+	is := v.Env.AddrType(a, v.family(), dev)
+	if v.family() == flow.IPv4 {
+		return is&kinds != 0
+	}
+	multicast := a.Hi>>56 == 0xff
+	switch {
+	case kinds&AddrMulticast != 0 && !multicast,
+		kinds&AddrUnicast != 0 && (multicast || a == flow.Addr{}),
+		kinds&AddrUnspec != 0 && a != flow.Addr{}:
+		return false
+	}
+	if looked := kinds & (AddrLocal | AddrAnycast | AddrUnreachable); looked != 0 {
+		return is&looked != 0
+	}
+	return true
 }
 
 func newPktType(flow.Family) match {

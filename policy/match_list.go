@@ -286,19 +286,19 @@ type connlimitMatch struct {
 type connCount struct {
 	mu    sync.Mutex
 	conns map[flow.Addr]map[flow.Tuple]bool
-	of    map[flow.Tuple]flow.Addr
+	of    map[flow.Tuple][]flow.Addr // a connection counts for each address that it was asked about
 }
 
 // add counts a connection and returns how many its address has.
 func (c *connCount) add(a flow.Addr, t flow.Tuple) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, there := c.of[t]; !there {
-		if c.conns[a] == nil {
-			c.conns[a] = map[flow.Tuple]bool{}
-		}
+	if c.conns[a] == nil {
+		c.conns[a] = map[flow.Tuple]bool{}
+	}
+	if !c.conns[a][t] {
 		c.conns[a][t] = true
-		c.of[t] = a
+		c.of[t] = append(c.of[t], a)
 	}
 	return len(c.conns[a])
 }
@@ -307,20 +307,18 @@ func (c *connCount) add(a flow.Addr, t flow.Tuple) int {
 func (c *connCount) gone(t flow.Tuple) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a, there := c.of[t]
-	if !there {
-		return
+	for _, a := range c.of[t] {
+		if delete(c.conns[a], t); len(c.conns[a]) == 0 {
+			delete(c.conns, a)
+		}
 	}
 	delete(c.of, t)
-	if delete(c.conns[a], t); len(c.conns[a]) == 0 {
-		delete(c.conns, a)
-	}
 }
 
 func newConnlimit(f flow.Family) match {
 	bits := uint64(familyBits(f))
 	return &connlimitMatch{family: f, mask: number{n: bits, max: bits},
-		counted: &connCount{conns: map[flow.Addr]map[flow.Tuple]bool{}, of: map[flow.Tuple]flow.Addr{}}}
+		counted: &connCount{conns: map[flow.Addr]map[flow.Tuple]bool{}, of: map[flow.Tuple][]flow.Addr{}}}
 }
 
 func (m *connlimitMatch) name() string { return "connlimit" }

@@ -181,7 +181,7 @@ func (m *statisticMatch) check(*Rule, *ruleParser) error {
 			return errors.New("--mode nth needs --every N, and --packet below N")
 		}
 		m.packet.set = true
-		m.count.Store(m.packet.n)
+		m.count.Store(m.every.n - 1 - m.packet.n)
 	default:
 		return errors.New("needs --mode random or --mode nth")
 	}

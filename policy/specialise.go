@@ -98,6 +98,9 @@ func (s *Special) note(h Hook) {
 	}
 }
 
+// Out returns the interface that the code is for.
+func (s *Special) Out() int { return s.code.Out }
+
 // End returns the code, and a key that two codes share if they are the same. ok is
 // false if there is too much left of the rules.
 func (s *Special) End() (c *Code, key []byte, ok bool) { return s.code, s.key, !s.big }

@@ -180,7 +180,7 @@ func (t *natTarget) act(v *View) Verdict {
 	r.Random = r.Random || t.random.set
 	r.RandomFully = t.fully.set
 	r.Persistent = t.persistent.set
-	v.NAT = &r
+	v.NAT, v.masquerade = &r, t.module == "MASQUERADE"
 	return Accept
 }
 

@@ -35,16 +35,17 @@ type View struct {
 	Counts []Count
 
 	// What rules asked for.
-	Reject   *reject    // answer, and drop
-	NAT      *nat.Range // of an SNAT, DNAT and the like; valid iff the verdict is Accept
-	NATSrc   bool       // NAT is of the source
-	NoTrack  bool
-	Zone     *flow.ZoneID
-	Helper   flow.HelperID
-	Timeout  string // policy by name, "" for none
-	Logs     []Log
-	Modified bool // Frame was changed
-	Counted  bool // a rule counts the connection: Program.Gone is to be told of its end
+	Reject     *reject    // answer, and drop
+	NAT        *nat.Range // of an SNAT, DNAT and the like; valid iff the verdict is Accept
+	NATSrc     bool       // NAT is of the source
+	NoTrack    bool
+	Zone       *flow.ZoneID
+	Helper     flow.HelperID
+	Timeout    string // policy by name, "" for none
+	Logs       []Log
+	masquerade bool // NAT is of a MASQUERADE
+	Modified   bool // Frame was changed
+	Counted    bool // a rule counts the connection: Program.Gone is to be told of its end
 }
 
 // Env is what rules ask of the machine that the packet passes through.
@@ -68,6 +69,10 @@ type Log struct {
 	Group        int // NFLOG group; -1: LOG
 	Level        int // syslog level
 }
+
+// Masquerade reports whether what NAT asks for is the address of the interface that
+// the packet leaves by.
+func (v *View) Masquerade() bool { return v.masquerade }
 
 // family returns the packet's family.
 func (v *View) family() flow.Family { return v.P.Family }

@@ -1,12 +1,16 @@
 package shard
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/l4"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/route"
 	"github.com/xdpct/xdpct/table"
 )
 
@@ -35,6 +39,14 @@ type Config struct {
 	// Observe, if not nil, is told of every new, changed and removed connection,
 	// by its entry, which is valid during the call only.
 	Observe func(k flow.EventKind, entry uint32)
+	// Number is the shard's among Shards of one tracker; 0 of 0 is one of its own.
+	Number, Shards int
+	// Forwards says that SetForwarding may be called; the shard then has room for two
+	// keys of each connection. Seed is for ports and for rules that draw lots.
+	Forwards bool
+	Seed     uint64
+	// Log, if not nil, is told of each packet that a rule logs.
+	Log func(l policy.Log, p *packet.Packet, in, out int)
 }
 
 // Zone is what is particular to a zone.
@@ -56,7 +68,9 @@ type Action uint8
 const (
 	Drop Action = iota
 	Accept
-	Hold // a fragment that waits for the rest; a Shard never says so
+	Hold     // a fragment that waits for the rest; a Shard never says so
+	Host     // for this host itself
+	Replaced // dropped, but sent on in pieces (Shard.TakeOwn)
 )
 
 func (a Action) String() string {
@@ -65,6 +79,10 @@ func (a Action) String() string {
 		return "accept"
 	case Hold:
 		return "hold"
+	case Host:
+		return "host"
+	case Replaced:
+		return "replaced"
 	}
 	return "drop"
 }
@@ -81,6 +99,11 @@ type Verdict struct {
 	L4State uint8
 	Status  flow.Status
 	Expires flow.Millis
+	// Out is the interface by which an accepted packet leaves, and Hop its way there,
+	// valid until the next SetForwarding. Both are set iff the shard forwards, Hop iff
+	// there are routes.
+	Out int
+	Hop *route.Hop
 }
 
 // Shard is the state of one core. Make it with New. It is not safe for
@@ -93,21 +116,40 @@ type Shard struct {
 	fresh flow.Conn  // the connection that begin works on
 	extra flow.Extra // and its Extra, if it has one
 	batch table.Batch
+
+	forward forwarding
+	beside  *table.Beside[[2]path]
 }
 
 // New makes a shard whose clock begins at now, in milliseconds. Close it.
 func New(cfg Config, now int64) (*Shard, error) {
 	s := &Shard{cfg: cfg, now: now}
-	t, err := table.New(cfg.MaxConns, &s.cfg.Secret, now, s.removed)
+	makeTable := table.New
+	if cfg.Forwards {
+		makeTable = table.NewTwoKeyed
+	}
+	t, err := makeTable(cfg.MaxConns, &s.cfg.Secret, now, s.removed)
 	if err != nil {
 		return nil, fmt.Errorf("making a shard: %w", err)
 	}
 	s.table = t
+	if cfg.Forwards {
+		if s.beside, err = table.MapBeside[[2]path](cfg.MaxConns); err != nil {
+			return nil, errors.Join(fmt.Errorf("making a shard: %w", err), t.Close())
+		}
+		s.forward.paths, s.forward.rand = s.beside.Of, nat.NewRand(cfg.Seed)
+	}
 	return s, nil
 }
 
 // Close frees the shard's memory.
-func (s *Shard) Close() error { return s.table.Close() }
+func (s *Shard) Close() error {
+	err := s.table.Close()
+	if s.beside != nil {
+		err = errors.Join(err, s.beside.Close())
+	}
+	return err
+}
 
 // Owner returns which of n shards owns the connection whose key has this hash.
 // It uses other bits of the hash than those that pick bucket and tag.
@@ -206,7 +248,9 @@ func (s *Shard) Process(pkts []packet.Packet, out []Verdict) {
 		t.LocateOn(b, min(at+step, n), min(at+2*step, n))
 		for i := at; i < min(at+step, n); i++ {
 			p, v := &pkts[i], &out[i]
-			if p.Kind == packet.Data {
+			if s.forward.Forwarding != nil {
+				s.pass(p, i, v)
+			} else if p.Kind == packet.Data {
 				s.track(p, i, v)
 			} else {
 				s.judge(p, v)

@@ -45,6 +45,7 @@ func (s *Shard) related(p *packet.Packet, v *Verdict) {
 		v.invalid(flow.ReasonICMPErrorAddress)
 		return
 	}
+	s.forward.at, s.forward.entry = existing, i
 	v.State, v.Dir = flow.Related, d
 	v.accept(s.table.Conn(i), flow.NoReason)
 }
@@ -61,15 +62,18 @@ func (s *Shard) track(p *packet.Packet, n int, v *Verdict) {
 		return
 	}
 	c := s.table.Conn(i)
+	s.forward.at, s.forward.entry = existing, i
 	v.State, v.Dir = classify(c, d), d
 	status, l4state := c.PublicStatus(), c.State
 
 	r := s.trackers(i, c).Packet(c, p, d, s.time())
 	switch r.Outcome {
 	case l4.Invalid:
+		s.forward.at = nowhere
 		v.invalid(r.Reason)
 		return
 	case l4.Shorten:
+		s.forward.at = nowhere
 		s.table.Refresh(i, s.in(r.Timeout), s.time())
 		v.invalid(r.Reason)
 		return
@@ -89,13 +93,24 @@ func (s *Shard) track(p *packet.Packet, n int, v *Verdict) {
 		s.table.Count(i, d, p.Len)
 		c.Expires = s.time()
 		v.accept(c, r.Reason)
-		s.table.Remove(i, table.Closed)
+		s.end(i, c)
 		return
 	}
 	if c.PublicStatus() != status || c.State != l4state {
 		s.changed(i, c, status)
 	}
 	v.accept(c, r.Reason)
+}
+
+// end removes entry i, which a packet has closed. That packet is still on its way,
+// so what it may need of the connection is kept.
+func (s *Shard) end(i uint32, c *flow.Conn) {
+	s.fresh, s.forward.at = *c, ended
+	s.extra = flow.Extra{}
+	if x := s.table.Extra(i); x != nil {
+		s.extra = *x
+	}
+	s.table.Remove(i, table.Closed)
 }
 
 // trackers returns the trackers with the timeouts of entry i.
@@ -118,6 +133,9 @@ func (s *Shard) policy(n uint16) *l4.Config {
 func (s *Shard) changed(i uint32, c *flow.Conn, before flow.Status) {
 	if (c.Status^before)&flow.Assured != 0 {
 		s.table.Protect(i)
+	}
+	if c.Extended() && c.Key.L4.Proto() == flow.TCP && flow.TCPState(c.State) >= flow.TCPTimeWait {
+		s.uncount(i, c) // nf_conncount: already_closed
 	}
 	s.observe(flow.EventUpdate, i)
 }
@@ -151,12 +169,19 @@ func (s *Shard) begin(p *packet.Packet, v *Verdict) {
 	}
 	r := trackers.New(c, p, s.time())
 	if r.Outcome != l4.Accept {
+		s.forward.at = nowhere
 		v.invalid(r.Reason)
 		return
 	}
 	c.Expires = s.expiry(c, r.Timeout)
 	c.Count(flow.Original, p.Len)
 	s.extend(p, zone.Policy)
+	if s.forward.Forwarding != nil { // rules may still drop it: it is not in the table before they have not
+		s.forward.at, s.forward.zone = fresh, zone
+		v.State, v.Dir = classify(c, flow.Original), flow.Original
+		v.accept(c, r.Reason)
+		return
+	}
 	i, reason := s.insert(p.Hash, zone)
 	if reason != flow.NoReason {
 		*v = Verdict{Action: Drop, State: flow.Invalid, Reason: reason}
@@ -264,6 +289,7 @@ func (s *Shard) removed(i uint32, c *flow.Conn, _ table.Cause) {
 			z.Limit.Give()
 		}
 	}
+	s.uncount(i, c)
 	if c.Extended() && s.table.Extra(i).Expects {
 		t := c.Tuple(flow.Original, s.table.Extra(i))
 		s.cfg.Expect.RemoveMaster(&t)

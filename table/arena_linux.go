@@ -42,6 +42,29 @@ func newLazyArena(size int) (*arena, error) {
 	return &arena{mem}, nil
 }
 
+// Beside is one T for each entry of a table, which takes no memory before it is
+// written to. Make it with MapBeside. T must not contain pointers.
+type Beside[T any] struct {
+	Of    []T // by entry
+	arena *arena
+}
+
+// MapBeside maps room for n entries. Close it.
+func MapBeside[T any](n int) (*Beside[T], error) {
+	a, err := newLazyArena(sizeOf[T](n))
+	if err != nil {
+		return nil, err
+	}
+	rest := a.mem
+	return &Beside[T]{carve[T](&rest, n), a}, nil
+}
+
+// Close unmaps it. Of must not be used afterwards.
+func (b *Beside[T]) Close() error {
+	b.Of = nil
+	return b.arena.close()
+}
+
 func (a *arena) close() error {
 	if a.mem == nil {
 		return nil

@@ -63,6 +63,7 @@ type Oracle struct {
 	router, a, b *netlab.NS
 	raw          [2]*netlab.Raw
 	seq          uint16
+	Redirects    int // that the router has sent (ICMPv6), which Exchange does not return
 }
 
 var (
@@ -71,11 +72,14 @@ var (
 )
 
 // NewOracle builds the namespaces; sysctls are names below net/netfilter.
-func NewOracle(sysctls map[string]string) (o *Oracle, err error) {
+func NewOracle(sysctls map[string]string) (o *Oracle, err error) { return build(sysctls, true) }
+
+func build(sysctls map[string]string, verdicts bool) (o *Oracle, err error) {
 	o = &Oracle{}
 	defer func() {
 		if err != nil {
 			o.Close()
+			o = nil
 		}
 	}()
 	for _, n := range []struct {
@@ -83,23 +87,28 @@ func NewOracle(sysctls map[string]string) (o *Oracle, err error) {
 		name string
 	}{{&o.router, "router"}, {&o.a, "a"}, {&o.b, "b"}} {
 		if *n.ns, err = netlab.NewNS(n.name); err != nil {
-			return nil, err
+			return o, err
 		}
 	}
 	if err := o.wire(); err != nil {
-		return nil, fmt.Errorf("wiring the oracle: %w", err)
+		return o, fmt.Errorf("wiring the oracle: %w", err)
 	}
-	if err := o.rules(); err != nil {
-		return nil, fmt.Errorf("nftables rules of the oracle: %w", err)
+	if verdicts {
+		if err := o.rules(); err != nil {
+			return o, fmt.Errorf("nftables rules of the oracle: %w", err)
+		}
 	}
 	for name, value := range sysctls {
-		if err := o.router.Sysctl("net/netfilter/"+name, value); err != nil {
-			return nil, err
+		if !strings.Contains(name, "/") {
+			name = "net/netfilter/" + name
+		}
+		if err := o.router.Sysctl(name, value); err != nil {
+			return o, err
 		}
 	}
 	for s, ns := range []*netlab.NS{o.a, o.b} {
 		if o.raw[s], err = ns.OpenRaw("eth0"); err != nil {
-			return nil, err
+			return o, err
 		}
 	}
 	return o, nil
@@ -120,7 +129,7 @@ func (o *Oracle) Close() {
 }
 
 func (o *Oracle) wire() error {
-	for _, s := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+	for _, s := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv6/conf/default/mldv2_unsolicited_report_interval"} { // reports come at once, or not at all
 		if err := o.router.Sysctl(s, "1"); err != nil {
 			return err
 		}
@@ -149,7 +158,7 @@ func (o *Oracle) wire() error {
 		if err != nil {
 			return err
 		}
-		for n := 1; n <= Hosts; n++ {
+		for _, n := range append(hostNumbers(), 60, 61, 62, 63) { // the last are for translation
 			for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
 				err := o.router.Netlink().NeighAdd(&netlink.Neigh{
 					LinkIndex: link.Attrs().Index, Family: int(f), State: netlink.NUD_PERMANENT,
@@ -390,3 +399,10 @@ func (o *Oracle) Table() ([]byte, error) { return o.router.ReadFile("/proc/net/n
 
 // Do runs f on a thread in the router's network namespace.
 func (o *Oracle) Do(f func() error) error { return o.router.Do(f) }
+
+func hostNumbers() (all []int) {
+	for n := range Hosts {
+		all = append(all, n+1)
+	}
+	return all
+}
