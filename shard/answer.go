@@ -90,6 +90,7 @@ func (s *Shard) emit(d []byte, v *Verdict, hop route.Hop, in int) {
 	w.before = before
 	if saved.Tracked {
 		view.Tracked, view.Conn, view.Extra, view.Dir = true, saved.Conn, saved.Extra, v.Dir.Other()
+		view.ConnMark = saved.ConnMark
 	} else {
 		defer s.trackOwn(&p)()
 	}
@@ -111,9 +112,13 @@ func (s *Shard) emit(d []byte, v *Verdict, hop route.Hop, in int) {
 	if !drop && view.Tracked && nat.Applies(view.Conn.Status, view.Dir, true) {
 		s.translateOwn(&p, true)
 	}
-	logs := view.Logs
+	if saved.Tracked {
+		saved.ConnMark = view.ConnMark
+	} else {
+		s.keepMark()
+	}
+	saved.Logs = view.Logs
 	*view = saved
-	view.Logs = logs
 	if !drop {
 		w.own = append(w.own, Own{Datagram: p.Frame, Hop: hop, Out: hop.Out})
 	}

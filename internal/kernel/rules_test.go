@@ -83,6 +83,7 @@ type shardWorld struct {
 func newShardWorld(p *policy.Program) (*shardWorld, error) {
 	s, err := shard.New(shard.Config{
 		L4: l4.Linux(), Checks: packet.Checks{Transport: true}, MaxConns: 1 << 14, Forwards: true, Seed: 7,
+		Secret: flow.Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db, 0x8ebc6af09c88c6e3},
 	}, 0)
 	if err != nil {
 		return nil, err
@@ -193,14 +194,18 @@ func compareRules(t *testing.T, o *Oracle, text string, f flow.Family, r *rand.R
 		if (sent[0] == nil) != (sent[1] == nil) {
 			return "only one world has seen a packet to answer" // cannot be: the outputs were the same
 		}
-		for side := range 2 {
-			if d := same.compare(out[0][side], out[1][side]); d != "" {
-				return fmt.Sprintf("packet %d of %v, side %d to %d: %s\nsent to kernel %x\nsent to xdpct  %x\nxdpct: %v %v %v", i, a.talk.proto, a.from, side, d, sent[0], sent[1], w.last.Action, w.last.State, w.last.Reason)
-			}
-		}
 		if *everyPacket {
 			if d := compareCounts(o, rules, prog, w.s, f); d != "" {
 				return fmt.Sprintf("packet %d of %v, side %d: %s\nsent to kernel %x\nsent to xdpct  %x\nxdpct: %v %v %v", i, a.talk.proto, a.from, d, sent[0], sent[1], w.last.Action, w.last.State, w.last.Reason)
+			}
+		}
+		for side := range 2 {
+			if d := same.compare(out[0][side], out[1][side]); d != "" {
+				if table, err := o.Table(); err == nil && testing.Verbose() {
+					t.Logf("the kernel's table:\n%s", table)
+					w.s.Walk(0, 1<<20, func(i uint32, _ *flow.Conn) bool { t.Logf("xdpct: %+v", w.s.Record(i)); return false })
+				}
+				return fmt.Sprintf("packet %d of %v, side %d to %d: %s\nsent to kernel %x\nsent to xdpct  %x\nxdpct: %v %v %v", i, a.talk.proto, a.from, side, d, sent[0], sent[1], w.last.Action, w.last.State, w.last.Reason)
 			}
 		}
 		if a.plain {
