@@ -266,6 +266,10 @@ func (z *zoneOption) text() string {
 	return strconv.Itoa(int(z.zone))
 }
 
+// template is what the later rules of table raw see of a connection once CT has said
+// what it is to be (nf_ct_tmpl_alloc).
+var template = flow.Conn{Status: flow.Confirmed}
+
 func newCT(flow.Family) target {
 	return &ctTarget{helper: word{most: 16}, timeout: word{most: 32}}
 }
@@ -321,7 +325,7 @@ func (t *ctTarget) act(v *View) Verdict {
 		return Continue
 	}
 	if t.old || t.notrack.set {
-		v.NoTrack = true
+		v.NoTrack, v.State = true, flow.Untracked
 		return Continue
 	}
 	z := flow.ZoneID{}
@@ -337,6 +341,7 @@ func (t *ctTarget) act(v *View) Verdict {
 		}
 	}
 	v.Zone = &z
+	v.State, v.Dir, v.Tracked, v.Conn, v.Extra = flow.New, flow.Original, true, &template, nil
 	if t.helper.set {
 		v.Helper, _ = flow.HelperByName(t.helper.s)
 	}

@@ -70,7 +70,7 @@ func (g *rulesets) base(chain string) (text, proto string) {
 	port := func() string {
 		p := ports[g.r.IntN(len(ports))]
 		if g.r.IntN(3) == 0 {
-			return fmt.Sprintf("%d:%d", p, p+uint16(g.r.IntN(500)))
+			return fmt.Sprintf("%d:%d", p, p+uint16(g.r.IntN(3)))
 		}
 		return fmt.Sprint(p)
 	}
@@ -79,7 +79,7 @@ func (g *rulesets) base(chain string) (text, proto string) {
 		if g.r.IntN(2) == 0 {
 			add("-m %s %s%s %s", proto, g.not(), g.pick("--dport", "--sport"), port())
 		} else if g.r.IntN(4) == 0 {
-			add("-m multiport %s--%s %d,%d:%d", g.not(), g.pick("dports", "sports", "ports"), ports[g.r.IntN(3)], ports[3], 6000)
+			add("-m multiport %s--%s %d,%d:%d", g.not(), g.pick("dports", "sports", "ports"), ports[g.r.IntN(3)], 5000, 5001)
 		}
 		if proto == "tcp" && g.r.IntN(4) == 0 {
 			add("-m tcp %s--tcp-flags %s", g.not(), g.pick("FIN,SYN,RST,ACK SYN", "SYN,ACK SYN,ACK", "RST RST", "ALL NONE", "FIN FIN"))

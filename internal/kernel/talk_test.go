@@ -29,6 +29,7 @@ type end struct {
 	src, dst     netip.Addr
 	sport, dport uint16
 	datagram     []byte
+	proto        flow.Proto
 }
 
 func seen(frame []byte) *end {
@@ -43,6 +44,7 @@ func seen(frame []byte) *end {
 		e.src, e.dst = netip.AddrFrom16([16]byte(d[8:])), netip.AddrFrom16([16]byte(d[24:]))
 		at, proto = 40, flow.Proto(d[6])
 	}
+	e.proto = proto
 	if len(d) >= at+8 {
 		e.sport, e.dport = binary.BigEndian.Uint16(d[at:]), binary.BigEndian.Uint16(d[at+2:])
 		if proto == flow.ICMP || proto == flow.ICMPv6 {
@@ -57,8 +59,8 @@ func seen(frame []byte) *end {
 type act struct {
 	talk   *talk
 	from   Side
-	client bool // of the client; it is seen as far, others as near
-	plain  bool // an ordinary packet of the talk, to be seen
+	client bool                   // of the client; it is seen as far, others as near
+	plain  bool                   // an ordinary packet of the talk, to be seen
 	make   func(world int) []byte // nil: nothing can be sent there
 }
 
@@ -208,7 +210,7 @@ func newTalk(r *rand.Rand, f flow.Family) *talk {
 	}
 	cport, sport := uint16(2000+r.IntN(40)), ports[r.IntN(len(ports))]
 	if r.IntN(8) == 0 {
-		cport = uint16(500 + r.IntN(30))
+		cport = uint16(520 + r.IntN(30))
 	}
 	server := (t.from ^ 1).Host(1+r.IntN(Hosts), f)
 	if r.IntN(4) == 0 && f == flow.IPv4 { // the router's own address, or one that is only translated
