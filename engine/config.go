@@ -18,7 +18,8 @@ type Mode string
 // The modes.
 const (
 	Tap    Mode = "tap"    // receive and track; frames end here
-	Bridge Mode = "bridge" // forward between two ports, unchanged
+	Bridge Mode = "bridge" // forward between two ports, unchanged but for what rules say
+	Router Mode = "router" // forward between ports by the kernel's routes
 )
 
 // Config is the configuration of `xdpct run`. The zero value of a field means
@@ -52,6 +53,15 @@ type Config struct {
 	Profile string `yaml:"profile"`
 	// Zoning is made of the keys zones and timeouts.
 	Zoning Zoning `yaml:"-"`
+	// Rules names the files of rules, for bridge and router.
+	Rules RuleFiles `yaml:"rules"`
+	// NATPorts are the ports that connections may be mapped to on the host's own
+	// addresses; empty means those from 1024 on that the host does not pick from by
+	// itself (net.ipv4.ip_local_port_range).
+	NATPorts PortRanges `yaml:"nat_ports"`
+	// ICMPRateLimit is the least time in milliseconds between ICMP errors to one
+	// host, of which six may come at once; 0 is no limit.
+	ICMPRateLimit int `yaml:"icmp_ratelimit"`
 }
 
 // PortConfig is a port.
@@ -68,7 +78,7 @@ const DefaultControl = "/run/xdpct.sock"
 
 // DefaultConfig is a Config without mode and ports.
 func DefaultConfig() Config {
-	return Config{XDP: rx.ModeAuto, Driver: rx.DriverXSK, FrameSize: rx.MaxChunk, Control: DefaultControl, Settings: DefaultSettings()}
+	return Config{ICMPRateLimit: 1000, XDP: rx.ModeAuto, Driver: rx.DriverXSK, FrameSize: rx.MaxChunk, Control: DefaultControl, Settings: DefaultSettings()}
 }
 
 // LoadConfig reads a configuration file. Errors name the file, the line and the
@@ -100,6 +110,7 @@ func ReadConfig(r io.Reader) (Config, error) {
 	var timeouts, settings yaml.Node // they depend on the profile
 	if err := decodeMapping(root, map[string]any{
 		"profile": &c.Profile, "zones": &c.Zoning.Zones, "timeouts": &timeouts,
+		"rules": &c.Rules, "nat_ports": &c.NATPorts, "icmp_ratelimit": &c.ICMPRateLimit,
 		"mode": &c.Mode, "ports": &c.Ports, "shards": &c.Shards, "cpus": &c.CPUs, "xdp": &c.XDP,
 		"driver":     &c.Driver,
 		"force_copy": &c.ForceCopy, "frame_size": &c.FrameSize, "control": &c.Control,
@@ -228,10 +239,14 @@ func (c *Config) Validate() error {
 		if len(c.Ports) != 2 {
 			return bad("ports", "a bridge has two, not %d", len(c.Ports))
 		}
+	case Router:
+		if len(c.Ports) == 0 {
+			return bad("ports", "at least one is required")
+		}
 	case "":
-		return bad("mode", "required: tap or bridge")
+		return bad("mode", "required: tap, bridge or router")
 	default:
-		return bad("mode", "%q is neither tap nor bridge", c.Mode)
+		return bad("mode", "%q is neither tap, bridge nor router", c.Mode)
 	}
 	if len(c.Ports) > maxPorts {
 		return bad("ports", "%d are too many, at most %d", len(c.Ports), maxPorts)
@@ -245,6 +260,12 @@ func (c *Config) Validate() error {
 				return bad("ports", "interface %q appears twice", p.Interface)
 			}
 		}
+	}
+	if c.Mode == Tap && c.Rules != (RuleFiles{}) {
+		return bad("rules", "a tap forwards nothing, so there is nothing for rules to decide")
+	}
+	if c.ICMPRateLimit < 0 {
+		return bad("icmp_ratelimit", "%d is negative", c.ICMPRateLimit)
 	}
 	if c.Shards < 0 || c.Shards > MaxShards {
 		return bad("shards", "%d is not from 0 to %d", c.Shards, MaxShards)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netns"
@@ -36,6 +37,12 @@ type Engine struct {
 	expect  *expect.Table
 
 	expectHub expectHub
+	book      rulebook
+	mirror    *mirror    // nil: no router
+	counting  sync.Mutex // guards the counters of the rules in force
+	logs      logLimit
+	names     []string // of the interfaces, by number
+	started   atomic.Bool
 	ns        netns.NsHandle // in which the interfaces are
 	log       *slog.Logger
 
@@ -76,7 +83,10 @@ func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
 	if err := e.makeWorkers(n); err != nil {
 		return e, err
 	}
-	return e, e.openPorts()
+	if err := e.openPorts(); err != nil {
+		return e, err
+	}
+	return e, e.openForwarding()
 }
 
 func (e *Engine) newSecret() error {
@@ -143,6 +153,7 @@ func (e *Engine) makeWorkers(n int) error {
 	start := time.Now()
 	sc := e.cfg.Settings.shardConfig(n, &e.secret, &e.cfg.Zoning)
 	sc.Epoch = start.UnixNano()
+	sc.Forwards = e.cfg.Mode != Tap && (e.cfg.Mode == Router || e.cfg.Rules != (RuleFiles{}))
 	e.expect = sc.Expect
 	e.expect.Observe = e.observeExpect
 	clock := func() (mono, wall int64) {
@@ -160,6 +171,9 @@ func (e *Engine) makeWorkers(n int) error {
 		}
 		e.workers = append(e.workers, w)
 		sc.Observe = w.observe
+		sc.Number, sc.Shards = i, n
+		sc.Log = e.logPacket
+		sc.Seed = e.secret[0] ^ uint64(i)<<32
 		if w.shard, err = shard.New(sc, 0); err != nil {
 			return err
 		}
@@ -186,6 +200,7 @@ func (e *Engine) makeWorkers(n int) error {
 		w.frags = frag.New(e.cfg.Settings.Fragments, func(h handed, r flow.Reason) { w.drop(r, h.desc.Addr) })
 	}
 	e.hub.workers = e.workers
+	e.book.timeouts = e.cfg.Zoning.numbers()
 	return nil
 }
 
@@ -204,11 +219,19 @@ func allowedCPUs() (cpus []int) {
 
 // Start starts the workers. Frames flow from now on.
 func (e *Engine) Start() {
+	e.started.Store(true)
 	for _, w := range e.workers {
 		e.running.Go(w.run)
 	}
 	e.helpers.Go(e.distribute)
 	e.helpers.Go(e.supervise)
+	if e.mirror != nil {
+		e.helpers.Go(func() {
+			if err := e.mirror.follow(); err != nil {
+				e.log.Error("the kernel's routes are not followed any more", "error", err)
+			}
+		})
+	}
 }
 
 // Stop ends the workers, detaches the XDP programs and frees everything. The
@@ -244,6 +267,9 @@ func (e *Engine) release() (err error) {
 		if w.wake >= 0 {
 			err = errors.Join(err, unix.Close(w.wake))
 		}
+	}
+	if e.mirror != nil {
+		err = errors.Join(err, e.mirror.close())
 	}
 	if e.umem != nil {
 		err = errors.Join(err, e.umem.Close())

@@ -63,9 +63,31 @@ func (w *worker) assemble(frames []handed) *packet.Packet {
 // fragments where the verdict says.
 func (w *worker) judgeWhole(frames []handed) {
 	a := &w.assembly
+	p := &a.pkt[0]
+	if w.forwards {
+		if !w.arrange(p, frames[0]) {
+			for _, h := range frames {
+				w.drop(flow.ReasonElsewhere, h.desc.Addr)
+			}
+			return
+		}
+		for i := range a.pieces {
+			p.Largest = max(p.Largest, uint32(len(a.pieces[i].Frame))-uint32(a.pieces[i].L3))
+		}
+	}
 	w.shard.Process(a.pkt[:], a.verdict[:])
-	for _, h := range frames {
-		w.forward(h, a.verdict[0].Action)
+	if w.forwards && a.verdict[0].Action == shard.Accept {
+		p.Scatter(a.pieces)
+	}
+	for i, h := range frames {
+		if w.mode == Router {
+			w.route(h.desc, a.pieces[i].L3, &a.verdict[0])
+		} else {
+			w.forward(h, a.verdict[0].Action)
+		}
+	}
+	if w.forwards {
+		w.sendOwn()
 	}
 	for _, p := range w.ports {
 		w.transmit(p)

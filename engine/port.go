@@ -122,8 +122,11 @@ func (e *Engine) anyQueue() rx.Queue {
 // attach puts the program on an interface, with its queues.
 func (e *Engine) attach(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error) {
 	steer := rx.SteerTraffic
-	if e.cfg.Mode == Bridge {
+	switch e.cfg.Mode {
+	case Bridge:
 		steer = rx.SteerAll
+	case Router:
+		steer = rx.SteerRouted
 	}
 	prog, err := rx.LoadProgram(ifi.Index, queues, steer, e.umem.MaxFrame(), e.cfg.XDP)
 	if err != nil {

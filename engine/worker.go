@@ -11,6 +11,7 @@ import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/frag"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
 )
@@ -60,6 +61,10 @@ type worker struct {
 	events   *eventRing
 	drops    [flow.NumReasons]uint64 // frames that were dropped after their verdict
 	loop     LoopStats
+
+	forwards bool // there are rules, or routes
+	routing  routing
+	settled  func(*policy.Program, []policy.Count)
 
 	frags    *frag.Table[handed]
 	assembly assembly
@@ -125,6 +130,7 @@ func (w *worker) run() {
 		w.now, w.wall = mono/1e6, wall
 		reaped := w.shard.Tick(w.now)
 		w.frags.Expire(w.now)
+		w.tendWaiting()
 		n := w.receive() + w.takeHandovers()
 		w.reclaim()
 		w.send()
@@ -200,6 +206,10 @@ func (w *worker) admit(h handed, k int, mine bool) bool {
 	}
 	p := &w.pkts[k]
 	p.Parse(frame, len(frame), w.ports[h.port].checks)
+	if w.forwards && !w.arrange(p, h) {
+		w.drop(flow.ReasonElsewhere, h.desc.Addr)
+		return false
+	}
 	if p.Kind == packet.Data || p.Kind == packet.Error || p.Kind == packet.Fragmented {
 		if z := w.ports[h.port].zones; z != nil {
 			p.SetZone(z.of(p))
@@ -221,6 +231,19 @@ func (w *worker) admit(h handed, k int, mine bool) bool {
 	return true
 }
 
+// arrange prepares a packet for rules and routes; it returns false if it came by an
+// interface that there is none for.
+func (w *worker) arrange(p *packet.Packet, h handed) (ok bool) {
+	p.In, p.Largest, ok = int(h.port), 0, true
+	if w.routing.table != nil {
+		p.In, ok = w.interfaceOf(h.port, p.VLAN)
+	}
+	if w.ports[h.port].checks.Partial { // what is rewritten has to be whole
+		p.CompleteChecksum()
+	}
+	return ok
+}
+
 func (w *worker) handOver(h handed, to *worker) {
 	if !to.inbox[w.id].push(h) {
 		w.drop(flow.ReasonHandoverFull, h.desc.Addr)
@@ -240,10 +263,20 @@ func (w *worker) judge(n int) {
 	for i := range n {
 		h := w.from[i]
 		action := w.verdicts[i].Action
+		if w.forwards {
+			h.desc.Len = uint32(len(w.pkts[i].Frame)) // rules may have made it longer
+		}
+		if w.mode == Router {
+			w.route(h.desc, w.pkts[i].L3, &w.verdicts[i])
+			continue
+		}
 		if w.ports[h.port].checks.Partial && w.mode != Tap && action == shard.Accept {
 			w.pkts[i].CompleteChecksum()
 		}
 		w.forward(h, action)
+	}
+	if w.forwards {
+		w.sendOwn()
 	}
 	for _, p := range w.ports {
 		w.transmit(p)

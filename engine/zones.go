@@ -2,6 +2,8 @@ package engine
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 
 	"go.yaml.in/yaml/v3"
@@ -44,21 +46,18 @@ func (z *zoneLimit) Give() { z.n.Add(-1) }
 // shardZones makes what the shards share of zones, and the trackers of the timeout
 // policies that they use.
 func (z *Zoning) shardZones(base l4.Config) (zones map[flow.Zone]shard.Zone, policies []l4.Config) {
-	number := map[string]uint16{}
+	number := z.numbers()
+	for _, name := range z.names() {
+		cfg := base
+		cfg.Timeouts = z.Policies[name].Timeouts
+		policies = append(policies, cfg)
+	}
 	for _, c := range z.Zones {
 		var s shard.Zone
 		if c.Max > 0 {
 			s.Limit = &zoneLimit{max: int64(c.Max)}
 		}
-		if c.Timeouts != "" {
-			if number[c.Timeouts] == 0 {
-				cfg := base
-				cfg.Timeouts = z.Policies[c.Timeouts].Timeouts
-				policies = append(policies, cfg)
-				number[c.Timeouts] = uint16(len(policies))
-			}
-			s.Policy = number[c.Timeouts]
-		}
+		s.Policy = number[c.Timeouts]
 		if zones == nil {
 			zones = map[flow.Zone]shard.Zone{}
 		}
@@ -66,6 +65,18 @@ func (z *Zoning) shardZones(base l4.Config) (zones map[flow.Zone]shard.Zone, pol
 	}
 	return zones, policies
 }
+
+// numbers returns the numbers of the timeout policies, by name.
+func (z *Zoning) numbers() map[string]uint16 {
+	n := map[string]uint16{}
+	for i, name := range z.names() {
+		n[name] = uint16(i + 1)
+	}
+	return n
+}
+
+// names returns the names of the timeout policies, in their order.
+func (z *Zoning) names() []string { return slices.Sorted(maps.Keys(z.Policies)) }
 
 // Zoning is the part of a configuration that is about zones.
 type Zoning struct {

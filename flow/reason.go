@@ -87,6 +87,8 @@ const (
 	ReasonProbeLimit    // no slot within the bounded probe sequence
 	ReasonZoneFull      // the zone has as many connections as it may have
 	ReasonClash         // another connection has the reply tuple (insert_failed)
+	ReasonHostBusy      // the host's stack did not take it
+	ReasonNoChunk       // no free chunk was there for a packet of our own
 	ReasonNoPort        // the other port of the bridge is down or gone
 	ReasonTXRingFull    // the transmit ring of the other port stayed full
 	ReasonTXError       // the kernel refused the frame
@@ -177,6 +179,8 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonProbeLimit:        {"probe_limit", "no slot within the bounded probe sequence"},
 	ReasonZoneFull:          {"zone_full", "the zone has as many connections as it may have"},
 	ReasonClash:             {"clash", "another connection has the reply tuple (insert_failed)"},
+	ReasonHostBusy:          {"host_busy", "the host's stack did not take it"},
+	ReasonNoChunk:           {"no_chunk", "no free chunk was there for a packet of our own"},
 	ReasonNoPort:            {"no_port", "the other port of the bridge is down or gone"},
 	ReasonTXRingFull:        {"tx_ring_full", "the transmit ring of the other port stayed full"},
 	ReasonTXError:           {"tx_error", "the kernel refused the frame"},

@@ -139,3 +139,25 @@ func Assemble(b []byte, pieces []Piece) (frame []byte, cut bool) {
 	}
 	return b, cut
 }
+
+// Scatter writes the changes that were made to p, which was assembled from pieces of
+// whole frames, back to those: addresses, TTL and TOS to each header, and what they
+// carry. Valid iff p is as long as it was.
+func (p *Packet) Scatter(pieces []Piece) {
+	h := p.Frame[p.L3:]
+	unfragmented := len(h) - int(pieces[len(pieces)-1].End)
+	for i := range pieces {
+		q := &pieces[i]
+		copy(q.Frame[q.At:], h[unfragmented+int(q.Offset):unfragmented+int(q.End)])
+		f := q.Frame[q.L3:]
+		if p.Family == flow.IPv6 {
+			f[0], f[1], f[7] = h[0], f[1]&0x0f|h[1]&0xf0, h[7]
+			copy(f[8:40], h[8:40])
+			continue
+		}
+		f[1], f[8] = h[1], h[8]
+		copy(f[12:20], h[12:20])
+		f[10], f[11] = 0, 0
+		binary.BigEndian.PutUint16(f[10:], ^sum(f[:int(f[0]&15)*4], 0))
+	}
+}

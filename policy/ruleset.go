@@ -68,9 +68,15 @@ func (t *Table) Chain(name string) *Chain {
 // NumRules returns how many rules there are.
 func (r *Ruleset) NumRules() (n int) {
 	for _, t := range r.Tables {
-		for _, c := range t.Chains {
-			n += len(c.Rules)
-		}
+		n += t.NumRules()
+	}
+	return n
+}
+
+// NumRules returns how many rules the table has.
+func (t *Table) NumRules() (n int) {
+	for _, c := range t.Chains {
+		n += len(c.Rules)
 	}
 	return n
 }

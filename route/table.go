@@ -8,6 +8,7 @@ import (
 	"github.com/gaissmai/bart"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
 )
 
 // Kind is what a route does (RTN_*).
@@ -87,7 +88,7 @@ type Table struct {
 	neighbours map[neighbour][6]byte
 	// Ports says which ports of the host's own addresses connections may be mapped
 	// to; nil: all.
-	Ports *PortSet
+	Ports *nat.PortSet
 }
 
 type neighbour struct {
@@ -119,6 +120,11 @@ func (t *Table) Clone() *Table {
 }
 
 // Change tells what is new of a Table that nobody else has yet.
+
+// SameRules reports whether t and u have the same routing rules.
+func (t *Table) SameRules(u *Table) bool {
+	return slices.Equal(t.rules[0], u.rules[0]) && slices.Equal(t.rules[1], u.rules[1])
+}
 
 // SetRules replaces the rules.
 func (t *Table) SetRules(rules []Rule) {

@@ -3,6 +3,8 @@ package rx
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -21,12 +23,13 @@ const (
 )
 
 // Steer selects the frames that go to user space.
-type Steer bool
+type Steer uint32
 
 // The choices.
 const (
-	SteerTraffic Steer = false // IP, but neither ARP nor neighbour discovery
-	SteerAll     Steer = true  // every frame
+	SteerTraffic Steer = iota // IP, but neither ARP nor neighbour discovery
+	SteerAll                  // every frame
+	SteerRouted               // what a router forwards or translates, see Program.SetHost
 )
 
 // Program is the XDP program on one interface. The kernel detaches it when the
@@ -50,11 +53,7 @@ func LoadProgram(ifindex int, queues []Queue, steer Steer, maxFrame uint32, mode
 		return nil, fmt.Errorf("reading the XDP program: %w", err)
 	}
 	spec.Maps["sockets"].MaxEntries = uint32(len(queues))
-	all := uint32(0)
-	if steer == SteerAll {
-		all = 1
-	}
-	if err := errors.Join(spec.Variables["steer_all"].Set(all), spec.Variables["max_frame"].Set(maxFrame)); err != nil {
+	if err := errors.Join(spec.Variables["steer"].Set(uint32(steer)), spec.Variables["max_frame"].Set(maxFrame)); err != nil {
 		return nil, fmt.Errorf("setting up the XDP program: %w", err)
 	}
 	p := &Program{}
@@ -114,6 +113,68 @@ func (p *Program) Mode() XDPMode { return p.mode }
 func (p *Program) register(q Queue) error {
 	if err := p.objs.Sockets.Update(uint32(q.ID()), uint32(q.FD()), ebpf.UpdateAny); err != nil {
 		return fmt.Errorf("queue %d: registering the socket: %w", q.ID(), err)
+	}
+	return nil
+}
+
+// Host is what the host behind a SteerRouted program has for itself.
+type Host struct {
+	MAC      [6]byte // of the port; frames to other addresses are left to the host
+	Addrs    []netip.Addr
+	Ports    [PortProtos]*[1024]uint64 // of those, for user space all the same, a bit each; nil: none
+	Portless bool                      // protocols without ports, answers of ICMP and fragments are, too
+	All      bool                      // all that goes to the host is
+}
+
+// PortProtos is how many protocols have ports: TCP, UDP, UDP-Lite, SCTP.
+const PortProtos = 4
+
+// SetHost tells a SteerRouted program what is the host's, of which before was the
+// last it was told, or nil.
+func (p *Program) SetHost(h, before *Host) error {
+	cfg := xdpConfig{Mac: h.MAC}
+	if h.All {
+		cfg.All = 1
+	}
+	if h.Portless {
+		cfg.Portless = 1
+	}
+	if before == nil {
+		before = &Host{}
+	}
+	for _, a := range h.Addrs {
+		if !slices.Contains(before.Addrs, a) {
+			if err := p.objs.Locals.Put(a.As16(), uint8(1)); err != nil {
+				return fmt.Errorf("telling the XDP program of address %v: %w", a, err)
+			}
+		}
+	}
+	for _, a := range before.Addrs {
+		if !slices.Contains(h.Addrs, a) {
+			if err := p.objs.Locals.Delete(a.As16()); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				return fmt.Errorf("telling the XDP program of address %v: %w", a, err)
+			}
+		}
+	}
+	var none [1024]uint64
+	for i, words := range h.Ports {
+		old := before.Ports[i]
+		if words == nil {
+			words = &none
+		}
+		if old == nil {
+			old = &none
+		}
+		for k := range words {
+			if words[k] != old[k] {
+				if err := p.objs.Ports.Put(uint32(i*len(words)+k), words[k]); err != nil {
+					return fmt.Errorf("telling the XDP program of ports: %w", err)
+				}
+			}
+		}
+	}
+	if err := p.objs.Configs.Put(uint32(0), cfg); err != nil {
+		return fmt.Errorf("telling the XDP program of its port: %w", err)
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func (u *UMEM) Frame(d Desc) []byte {
 	if end > uint64(len(u.mem)) || d.Len == 0 || (d.Addr^(end-1))&^(u.chunk-1) != 0 {
 		return nil
 	}
-	return u.mem[d.Addr:end:end]
+	return u.mem[d.Addr:end:min(d.Addr|(u.chunk-1)+1, uint64(len(u.mem)))] // not beyond its chunk
 }
 
 func (u *UMEM) base() uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(u.mem))) }

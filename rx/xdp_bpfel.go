@@ -8,9 +8,25 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"structs"
 
 	"github.com/cilium/ebpf"
 )
+
+type xdpConfig struct {
+	_        structs.HostLayout
+	Mac      [6]uint8
+	All      uint8
+	Portless uint8
+}
+
+type xdpIn6Addr struct {
+	_    structs.HostLayout
+	In6U struct {
+		_       structs.HostLayout
+		U6Addr8 [16]uint8
+	}
+}
 
 type xdpXdpFate uint32
 
@@ -26,11 +42,14 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	xdpMapConfigs    = "configs"
 	xdpMapFates      = "fates"
+	xdpMapLocals     = "locals"
+	xdpMapPorts      = "ports"
 	xdpMapSockets    = "sockets"
 	xdpProgXdpct     = "xdpct"
 	xdpVarMaxFrame   = "max_frame"
-	xdpVarSteerAll   = "steer_all"
+	xdpVarSteer      = "steer"
 	xdpVarUnusedFate = "unused_fate"
 )
 
@@ -83,7 +102,10 @@ type xdpProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpMapSpecs struct {
+	Configs *ebpf.MapSpec `ebpf:"configs"`
 	Fates   *ebpf.MapSpec `ebpf:"fates"`
+	Locals  *ebpf.MapSpec `ebpf:"locals"`
+	Ports   *ebpf.MapSpec `ebpf:"ports"`
 	Sockets *ebpf.MapSpec `ebpf:"sockets"`
 }
 
@@ -92,7 +114,7 @@ type xdpMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpVariableSpecs struct {
 	MaxFrame   *ebpf.VariableSpec `ebpf:"max_frame"`
-	SteerAll   *ebpf.VariableSpec `ebpf:"steer_all"`
+	Steer      *ebpf.VariableSpec `ebpf:"steer"`
 	UnusedFate *ebpf.VariableSpec `ebpf:"unused_fate"`
 }
 
@@ -116,13 +138,19 @@ func (o *xdpObjects) Close() error {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpMaps struct {
+	Configs *ebpf.Map `ebpf:"configs"`
 	Fates   *ebpf.Map `ebpf:"fates"`
+	Locals  *ebpf.Map `ebpf:"locals"`
+	Ports   *ebpf.Map `ebpf:"ports"`
 	Sockets *ebpf.Map `ebpf:"sockets"`
 }
 
 func (m *xdpMaps) Close() error {
 	return _XdpClose(
+		m.Configs,
 		m.Fates,
+		m.Locals,
+		m.Ports,
 		m.Sockets,
 	)
 }
@@ -132,7 +160,7 @@ func (m *xdpMaps) Close() error {
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpVariables struct {
 	MaxFrame   *ebpf.Variable `ebpf:"max_frame"`
-	SteerAll   *ebpf.Variable `ebpf:"steer_all"`
+	Steer      *ebpf.Variable `ebpf:"steer"`
 	UnusedFate *ebpf.Variable `ebpf:"unused_fate"`
 }
 

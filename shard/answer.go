@@ -120,7 +120,9 @@ func (s *Shard) emit(d []byte, v *Verdict, hop route.Hop, in int) {
 	saved.Logs = view.Logs
 	*view = saved
 	if !drop {
-		w.own = append(w.own, Own{Datagram: p.Frame, Hop: hop, Out: hop.Out})
+		own := Own{Datagram: p.Frame, Hop: hop, Out: hop.Out}
+		copy(own.Link[:], saved.P.Frame)
+		w.own = append(w.own, own)
 	}
 }
 

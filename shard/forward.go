@@ -26,6 +26,7 @@ type Own struct {
 	Datagram []byte
 	Hop      route.Hop // valid iff there are routes
 	Out      int       // interface
+	Link     [12]byte  // Ethernet addresses of the packet that it answers, destination first
 }
 
 // path is what is known of one direction of a connection. Numbers from before the
@@ -89,19 +90,16 @@ const (
 const maxCodes = 1 << 16
 
 // SetForwarding gives the shard new rules and routes, for the packets from now on;
-// live connections are judged by them. Nothing of the old ones is kept but counters,
-// which it returns for the old rules.
-func (s *Shard) SetForwarding(f *Forwarding) (counts []policy.Count) {
+// live connections are judged by them. What the old rules have counted is lost: take
+// Counts before.
+func (s *Shard) SetForwarding(f *Forwarding) {
 	w := &s.forward
-	if w.Forwarding != nil && w.Rules != nil {
-		counts = s.Counts()
-	}
 	rules := w.Forwarding == nil || f == nil || f.Rules != w.Rules
 	w.Forwarding = f
 	w.hopBase += uint32(len(w.hops)) + 1
 	w.hops, w.hopIndex = nil, map[route.Hop]uint32{}
 	if !rules {
-		return nil
+		return
 	}
 	w.codeBase += uint32(len(w.codes)) + 1
 	w.codes, w.codeIndex = nil, map[string]uint32{}
@@ -109,7 +107,24 @@ func (s *Shard) SetForwarding(f *Forwarding) (counts []policy.Count) {
 	if f != nil && f.Rules != nil {
 		w.counts = make([]policy.Count, f.Rules.NumCounters())
 	}
-	return counts
+}
+
+// Rules returns the rules in force, nil if there are none.
+func (s *Shard) Rules() *policy.Program {
+	if s.forward.Forwarding == nil {
+		return nil
+	}
+	return s.forward.Rules
+}
+
+// Masqueraded returns the interface by which a masqueraded connection leaves, and the
+// address that it has there; ok is false if it is not masqueraded.
+func (s *Shard) Masqueraded(entry uint32) (out int, addr flow.Addr, ok bool) {
+	x := s.table.Extra(entry)
+	if x == nil || x.Masqueraded == 0 {
+		return 0, addr, false
+	}
+	return int(x.Masqueraded) - 1, s.table.Conn(entry).Tuple(flow.Reply, x).Dst, true
 }
 
 // Counts returns what the rules have counted since SetForwarding, by counter. Valid
@@ -166,6 +181,21 @@ func (s *Shard) pass(p *packet.Packet, n int, v *Verdict) {
 		return
 	}
 	s.slow(p, v)
+	s.tellLogs(p)
+}
+
+// tellLogs tells of the packet what rules log.
+func (s *Shard) tellLogs(p *packet.Packet) {
+	view := &s.forward.view
+	if len(view.Logs) == 0 {
+		return
+	}
+	if s.cfg.Log != nil {
+		for _, l := range view.Logs {
+			s.cfg.Log(l, p, p.In, view.Out)
+		}
+	}
+	view.Logs = view.Logs[:0]
 }
 
 // knownPlain reports whether the rules for a packet are known to be nothing but

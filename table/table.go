@@ -60,16 +60,16 @@ const none = 0xffffffff
 // connection just before it goes; it must not touch the table. now is the time
 // in milliseconds.
 func New(maxConns int, secret *flow.Secret, now int64, removed func(uint32, *flow.Conn, Cause)) (*Table, error) {
-	return newTable(maxConns, 1, secret, now, removed)
+	return makeTable(maxConns, 1, secret, now, removed)
 }
 
 // NewTwoKeyed is New for a table in which any connection may be two-keyed: its index
 // has twice the slots.
 func NewTwoKeyed(maxConns int, secret *flow.Secret, now int64, removed func(uint32, *flow.Conn, Cause)) (*Table, error) {
-	return newTable(maxConns, 2, secret, now, removed)
+	return makeTable(maxConns, 2, secret, now, removed)
 }
 
-func newTable(maxConns, keys int, secret *flow.Secret, now int64, removed func(uint32, *flow.Conn, Cause)) (*Table, error) {
+func makeTable(maxConns, keys int, secret *flow.Secret, now int64, removed func(uint32, *flow.Conn, Cause)) (*Table, error) {
 	if maxConns < 1 || maxConns > MaxConns {
 		return nil, fmt.Errorf("a table of %d connections: must be 1..%d", maxConns, MaxConns)
 	}

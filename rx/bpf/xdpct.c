@@ -22,8 +22,14 @@ enum xdp_fate {
 // Keeps the enum in the BTF that the Go types are made from.
 const enum xdp_fate *unused_fate __attribute__((unused));
 
+enum steer {
+	STEER_TRAFFIC, // IP, but neither ARP nor neighbour discovery (tap)
+	STEER_ALL,     // every frame (bridge)
+	STEER_ROUTED,  // what a router forwards or translates
+};
+
 // Set before loading.
-volatile const __u32 steer_all; // 1: every frame (bridge); 0: IP only (tap)
+volatile const __u32 steer;     // enum steer
 volatile const __u32 max_frame; // the longest frame that fits a chunk
 
 struct {
@@ -32,6 +38,38 @@ struct {
 	__type(value, __u32);
 	__uint(max_entries, 1); // set before loading
 } sockets SEC(".maps");
+
+// The addresses of the host, IPv4 ones mapped (::ffff:a.b.c.d).
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct in6_addr);
+	__type(value, __u8);
+	__uint(max_entries, 4096);
+} locals SEC(".maps");
+
+// What of the packets to the host is for user space, because translation has, or may
+// have, to do with it: ports by protocol, a bit each, and others by their kind.
+#define PORT_WORDS 1024
+#define PORT_PROTOS 4 // TCP, UDP, UDP-Lite, SCTP
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, PORT_PROTOS * PORT_WORDS);
+} ports SEC(".maps");
+
+struct config {
+	__u8 mac[6];   // of the port
+	__u8 all;      // 1: all that goes to the host
+	__u8 portless; // 1: protocols without ports, and answers of ICMP
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct config);
+	__uint(max_entries, 1);
+} configs SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -92,6 +130,121 @@ static __always_inline int is_traffic(void *data, void *end)
 	return 0;
 }
 
+static __always_inline int port_number(__u8 proto)
+{
+	switch (proto) {
+	case IPPROTO_TCP:
+		return 0;
+	case IPPROTO_UDP:
+		return 1;
+	case IPPROTO_UDPLITE:
+		return 2;
+	case IPPROTO_SCTP:
+		return 3;
+	}
+	return -1;
+}
+
+// is_ours tells whether a packet to the host, whose transport header is at l4, is for
+// user space.
+static __always_inline int is_ours(struct config *cfg, __u8 proto, void *l4, void *end)
+{
+	int n = port_number(proto);
+	__u8 *type = l4;
+
+	if (cfg->all)
+		return 1;
+	if (n >= 0) {
+		__be16 *port = l4;
+
+		if ((void *)(port + 2) > end)
+			return 0;
+		__u32 p = bpf_ntohs(port[1]);
+		__u32 word = n * PORT_WORDS + p / 64;
+		__u64 *bits = bpf_map_lookup_elem(&ports, &word);
+
+		return bits && *bits >> (p % 64) & 1;
+	}
+	if (!cfg->portless || (void *)(type + 1) > end)
+		return 0;
+	if (proto == IPPROTO_ICMP)
+		return *type != 8; // a ping is for the host
+	if (proto == IPPROTO_ICMPV6)
+		return *type < 128 || *type == 129;
+	return 1;
+}
+
+#define IP_FRAGMENT 0x3fff // more fragments, or an offset
+
+// is_routed tells what a router forwards, or translates, from what the host gets:
+// what is not sent to this port alone, and what is sent to an address of the host.
+static __always_inline int is_routed(void *data, void *end)
+{
+	struct ethhdr *eth = data;
+	void *at = eth + 1;
+	struct in6_addr dst = {};
+	struct config *cfg;
+	__u32 zero = 0;
+	__be16 proto;
+	__u8 l4;
+	int whole = 1;
+
+	cfg = bpf_map_lookup_elem(&configs, &zero);
+	if (at > end || !cfg)
+		return 0;
+	for (int i = 0; i < 6; i++)
+		if (eth->h_dest[i] != cfg->mac[i])
+			return 0;
+	proto = eth->h_proto;
+#pragma unroll
+	for (int i = 0; i < 2; i++) {
+		struct vlan_hdr *v = at;
+
+		if (proto != bpf_htons(ETH_P_8021Q) && proto != bpf_htons(ETH_P_8021AD))
+			break;
+		if ((void *)(v + 1) > end)
+			return 0;
+		proto = v->proto;
+		at = v + 1;
+	}
+	if (proto == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = at;
+
+		if ((void *)(ip + 1) > end)
+			return 1; // user space has a name for it
+		if (bpf_ntohl(ip->daddr) >= 0xe0000000)
+			return 0; // multicast, broadcast
+		dst.in6_u.u6_addr32[2] = bpf_htonl(0xffff);
+		dst.in6_u.u6_addr32[3] = ip->daddr;
+		l4 = ip->protocol;
+		whole = !(ip->frag_off & bpf_htons(IP_FRAGMENT));
+		at = at + ip->ihl * 4;
+	} else if (proto == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = at;
+		__u8 *type = (void *)(ip + 1);
+
+		if ((void *)(ip + 1) > end)
+			return 1;
+		dst = ip->daddr;
+		if (dst.in6_u.u6_addr8[0] == 0xff)
+			return 0;
+		if (dst.in6_u.u6_addr8[0] == 0xfe && (dst.in6_u.u6_addr8[1] & 0xc0) == 0x80)
+			return 0; // link-local
+		l4 = ip->nexthdr;
+		if (l4 == IPPROTO_ICMPV6 && (void *)(type + 1) <= end && *type >= ND_FIRST && *type <= ND_LAST)
+			return 0;
+		whole = l4 != IPPROTO_FRAGMENT;
+		at = ip + 1;
+	} else {
+		return 0;
+	}
+	if (!bpf_map_lookup_elem(&locals, &dst))
+		return 1;
+	if (!whole) // ports are in the first one only: user space puts them together
+		return cfg->portless || cfg->all;
+	return is_ours(cfg, l4, at, end);
+}
+
 SEC("xdp")
 int xdpct(struct xdp_md *ctx)
 {
@@ -99,7 +252,9 @@ int xdpct(struct xdp_md *ctx)
 	void *end = (void *)(long)ctx->data_end;
 	__u32 queue = ctx->rx_queue_index;
 
-	if (!steer_all && !is_traffic(data, end))
+	if (steer == STEER_TRAFFIC && !is_traffic(data, end))
+		return fate(FATE_PASSED, XDP_PASS);
+	if (steer == STEER_ROUTED && !is_routed(data, end))
 		return fate(FATE_PASSED, XDP_PASS);
 	if (end - data > max_frame)
 		return fate(FATE_TOO_LARGE, XDP_DROP);

@@ -1,4 +1,4 @@
-package route
+package nat
 
 import "github.com/xdpct/xdpct/flow"
 
@@ -32,6 +32,18 @@ func (s *PortSet) Add(lo, hi uint16) {
 			s.bits[i][p/64] |= 1 << (p % 64)
 		}
 	}
+}
+
+// AddFor adds ports from lo to hi for one protocol; it reports whether that has any.
+func (s *PortSet) AddFor(proto flow.Proto, lo, hi uint16) bool {
+	i := portProto(proto)
+	if i < 0 {
+		return false
+	}
+	for p := int(lo); p <= int(hi); p++ {
+		s.bits[i][p/64] |= 1 << (p % 64)
+	}
+	return true
 }
 
 // Remove takes a port out.

@@ -1,0 +1,231 @@
+package engine
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/route"
+	"github.com/xdpct/xdpct/rx"
+	"github.com/xdpct/xdpct/shard"
+)
+
+// routing is the part of a worker that forwards by routes.
+type routing struct {
+	interfaces []portVLAN // by number
+	table      *route.Table
+	waiting    map[nextHop][]waitingFrame
+	held       int
+	// resolve asks for the Ethernet address of a next hop, inject gives a datagram to
+	// the host. Both are safe to call from a worker.
+	resolve func(nextHop)
+	inject  func(datagram []byte) bool
+}
+
+// portVLAN is where an interface is.
+type portVLAN struct {
+	port int
+	vlan uint16
+}
+
+// nextHop is a neighbour.
+type nextHop struct {
+	out  int
+	addr netip.Addr
+}
+
+// waitingFrame is a frame whose next hop has not said its Ethernet address yet.
+type waitingFrame struct {
+	desc  rx.Desc
+	l3    uint16
+	since int64 // milliseconds
+}
+
+// Bounds on frames that wait for a neighbour, and how long they do (the kernel's
+// unres_qlen and three probes a second apart).
+const (
+	maxWaiting    = 256 // of a worker
+	maxWaitingHop = 32  // for one neighbour
+	patience      = 3000
+)
+
+// interfaceOf returns the number of the interface by which a frame came; ok is false
+// if it has a VLAN tag that no interface is for.
+func (w *worker) interfaceOf(port uint8, vlan uint16) (int, bool) {
+	for i, in := range w.routing.interfaces {
+		if in.port == int(port) && in.vlan == vlan {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// route sends a frame where its verdict says, with the link header that it needs
+// there. l3 is where its IP header is.
+func (w *worker) route(d rx.Desc, l3 uint16, v *shard.Verdict) {
+	switch v.Action {
+	case shard.Accept:
+	case shard.Host:
+		frame := w.umem.Frame(d)
+		if !w.routing.inject(frame[min(int(l3), len(frame)):]) {
+			w.drop(flow.ReasonHostBusy, d.Addr)
+			return
+		}
+		w.release(d.Addr)
+		return
+	default:
+		w.release(d.Addr)
+		return
+	}
+	hop := v.Hop
+	if hop == nil { // not routed: rules of a router always are
+		w.release(d.Addr)
+		return
+	}
+	if !hop.Known {
+		w.wait(nextHop{hop.Out, hop.Next}, waitingFrame{d, l3, w.now})
+		return
+	}
+	w.emit(d, l3, hop.Out, hop.SrcMAC, hop.DstMAC)
+}
+
+// emit writes the link header in front of the IP header and queues the frame.
+func (w *worker) emit(d rx.Desc, l3 uint16, out int, src, dst [6]byte) {
+	where := w.routing.interfaces[out]
+	p := w.ports[where.port]
+	if p.queue == nil {
+		w.drop(flow.ReasonNoPort, d.Addr)
+		return
+	}
+	head := uint64(14)
+	if where.vlan != 0 {
+		head = 18
+	}
+	d.Addr, d.Len = d.Addr+uint64(l3)-head, d.Len-uint32(l3)+uint32(head)
+	f := w.umem.Frame(d)
+	if f == nil {
+		w.drop(flow.ReasonBadDescriptor, d.Addr)
+		return
+	}
+	copy(f, dst[:])
+	copy(f[6:], src[:])
+	typ := packet.EtherIPv4
+	if f[head]>>4 == 6 {
+		typ = packet.EtherIPv6
+	}
+	if where.vlan != 0 {
+		binary.BigEndian.PutUint16(f[12:], uint16(packet.EtherVLAN))
+		binary.BigEndian.PutUint16(f[14:], where.vlan)
+	}
+	binary.BigEndian.PutUint16(f[head-2:], uint16(typ))
+	p.out = append(p.out, d)
+	if len(p.out) == cap(p.out) {
+		w.transmit(p)
+	}
+}
+
+// wait keeps a frame until its next hop is known.
+func (w *worker) wait(n nextHop, f waitingFrame) {
+	r := &w.routing
+	if r.held >= maxWaiting || len(r.waiting[n]) >= maxWaitingHop {
+		w.drop(flow.ReasonNoNeighbour, f.desc.Addr)
+		return
+	}
+	if len(r.waiting[n]) == 0 {
+		r.resolve(n)
+	}
+	r.waiting[n] = append(r.waiting[n], f)
+	r.held++
+}
+
+// release frames whose next hop has become known, and drop those that have waited
+// for too long.
+func (w *worker) tendWaiting() {
+	r := &w.routing
+	if r.held == 0 {
+		return
+	}
+	for n, frames := range r.waiting {
+		mac, known := r.table.Neighbour(n.out, n.addr)
+		kept := frames[:0]
+		for _, f := range frames {
+			switch {
+			case known:
+				w.emit(f.desc, f.l3, n.out, r.table.Interfaces[n.out].MAC, mac)
+			case w.now-f.since > patience:
+				w.drop(flow.ReasonNoNeighbour, f.desc.Addr)
+			default:
+				kept = append(kept, f)
+				continue
+			}
+			r.held--
+		}
+		if len(kept) == 0 {
+			delete(r.waiting, n)
+		} else {
+			r.waiting[n] = kept
+		}
+	}
+	for _, p := range w.ports {
+		w.transmit(p)
+	}
+}
+
+// sendOwn sends what the shard itself has to say.
+func (w *worker) sendOwn() {
+	for _, o := range w.shard.TakeOwn() {
+		free := w.pool.Peek(1)
+		if len(free) == 0 || len(o.Datagram)+rx.Headroom > int(w.umem.MaxFrame()) {
+			w.drops[flow.ReasonNoChunk]++
+			continue
+		}
+		const l3 = 18 // room for a tag
+		d := rx.Desc{Addr: free[0] + rx.Headroom, Len: uint32(l3 + len(o.Datagram))}
+		w.pool.Take(1)
+		copy(w.umem.Frame(d)[l3:], o.Datagram)
+		if w.routing.table == nil { // a bridge: back to where the packet came from
+			w.answerBridged(d, o)
+			continue
+		}
+		v := shard.Verdict{Action: shard.Accept, Hop: &o.Hop}
+		w.route(d, l3, &v)
+	}
+}
+
+// answerBridged sends an answer of a bridge: the Ethernet addresses are those of the
+// packet that it answers, exchanged.
+func (w *worker) answerBridged(d rx.Desc, o shard.Own) {
+	p := w.ports[o.Out]
+	if p.queue == nil {
+		w.drop(flow.ReasonNoPort, d.Addr)
+		return
+	}
+	d.Addr, d.Len = d.Addr+4, d.Len-4
+	f := w.umem.Frame(d)
+	copy(f, o.Link[6:12])
+	copy(f[6:], o.Link[:6])
+	typ := packet.EtherIPv4
+	if f[14]>>4 == 6 {
+		typ = packet.EtherIPv6
+	}
+	binary.BigEndian.PutUint16(f[12:], uint16(typ))
+	p.out = append(p.out, d)
+}
+
+// setRouting gives a worker new rules and routes; it runs on the worker's thread. It
+// returns what the rules before had counted.
+func (w *worker) setForwarding(f *shard.Forwarding) {
+	if old := w.shard.Rules(); old != nil && (f == nil || old != f.Rules) {
+		w.settle(old)
+	}
+	w.shard.SetForwarding(f)
+	w.routing.table = nil
+	if f != nil {
+		w.routing.table = f.Routes
+	}
+	w.forwards = f != nil
+	if w.routing.table != nil {
+		w.tendWaiting()
+	}
+}

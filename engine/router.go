@@ -1,0 +1,130 @@
+package engine
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy"
+)
+
+// PortRange is ports from Lo to Hi.
+type PortRange struct{ Lo, Hi uint16 }
+
+// PortRanges are ranges of ports; as text "1024-32767,61000-65535".
+type PortRanges []PortRange
+
+// UnmarshalYAML decodes the text.
+func (r *PortRanges) UnmarshalYAML(n *yaml.Node) error {
+	*r = nil
+	for part := range strings.SplitSeq(strings.ReplaceAll(n.Value, " ", ""), ",") {
+		a, b, ranged := strings.Cut(part, "-")
+		if !ranged {
+			b = a
+		}
+		lo, err1 := strconv.ParseUint(a, 10, 16)
+		hi, err2 := strconv.ParseUint(b, 10, 16)
+		if err1 != nil || err2 != nil || lo > hi || lo == 0 {
+			return fmt.Errorf("line %d: %q is no range of ports, as 1024-32767 is", n.Line, part)
+		}
+		*r = append(*r, PortRange{uint16(lo), uint16(hi)})
+	}
+	return nil
+}
+
+// openForwarding reads rules and routes and puts them into force.
+func (e *Engine) openForwarding() error {
+	if e.cfg.Mode == Router {
+		err := e.inNamespace(func() (err error) {
+			e.mirror, err = newMirror(e)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		e.book.routes = e.mirror.table
+		for _, w := range e.workers {
+			w.routing = routing{
+				interfaces: e.mirror.places, waiting: map[nextHop][]waitingFrame{},
+				resolve: e.mirror.ask, inject: e.mirror.inject,
+			}
+		}
+	}
+	for _, w := range e.workers {
+		w.settled = func(p *policy.Program, counts []policy.Count) {
+			e.counting.Lock()
+			defer e.counting.Unlock()
+			p.AddCounts(counts)
+		}
+	}
+	if e.cfg.Mode != Router && e.cfg.Rules == (RuleFiles{}) {
+		return nil
+	}
+	rules, err := e.cfg.Rules.Read()
+	if err != nil {
+		return err
+	}
+	return e.SetRules(rules)
+}
+
+// Reload reads the rules of the configuration again and puts them into force. If the
+// error is not nil the rules before stay.
+func (e *Engine) Reload() error {
+	if e.cfg.Rules == (RuleFiles{}) {
+		return fmt.Errorf("the configuration names no rules")
+	}
+	rules, err := e.cfg.Rules.Read()
+	if err != nil {
+		return err
+	}
+	return e.SetRules(rules)
+}
+
+// logLimit bounds how many packets are logged.
+type logLimit struct {
+	second, n atomic.Int64
+	dropped   atomic.Uint64
+}
+
+// maxLogs is how many packets are logged in a second.
+const maxLogs = 100
+
+func (l *logLimit) allow() bool {
+	now := time.Now().Unix()
+	if l.second.Swap(now) != now {
+		l.n.Store(0)
+	}
+	if l.n.Add(1) <= maxLogs {
+		return true
+	}
+	l.dropped.Add(1)
+	return false
+}
+
+// logPacket logs a packet for a LOG or NFLOG rule.
+func (e *Engine) logPacket(l policy.Log, p *packet.Packet, in, out int) {
+	if !e.logs.allow() {
+		return
+	}
+	name := func(n int) string {
+		if names := e.names; n >= 0 && n < len(names) {
+			return names[n]
+		}
+		return ""
+	}
+	src, dst := p.Addrs()
+	args := []any{"prefix", l.Prefix, "table", l.Table, "chain", l.Chain, "line", l.Line, "in", name(in), "out", name(out),
+		"src", src.Netip(p.Family), "dst", dst.Netip(p.Family), "len", p.Len, "ttl", p.Hops(), "proto", p.Proto.String()}
+	if k := p.Tuple(); p.Kind == packet.Data {
+		args = append(args, "spt", k.L4.Src(), "dpt", k.L4.Dst())
+	}
+	if l.Group >= 0 {
+		args = append(args, "group", l.Group)
+	}
+	e.log.Info("packet", args...)
+}
