@@ -57,6 +57,11 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 		}
 		send = bytes.NewReader(j)
 	}
+	return c.send(ctx, method, path, query, send)
+}
+
+// send makes a request with a body, or none, and returns the body of a successful answer.
+func (c *Client) send(ctx context.Context, method, path string, query url.Values, send io.Reader) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://xdpct"+path+"?"+query.Encode(), send)
 	if err != nil {
 		return nil, err

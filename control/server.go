@@ -45,6 +45,11 @@ type Tracker interface {
 	// that x expires by.
 	ExpectEvents(ctx context.Context, emit func(k flow.EventKind, x *expect.Expectation, now int64, lost uint64) error) error
 
+	// WriteRules prints the rules in force of a family; LoadRules puts tables into
+	// force in place of those of the same names.
+	WriteRules(ctx context.Context, w io.Writer, f flow.Family, counters bool) error
+	LoadRules(r io.Reader, name string, f flow.Family) error
+
 	// Events delivers events that f selects, of the given kinds, to emit, with
 	// the number lost before each, until ctx ends. With no event for a while it
 	// calls emit with nil. buffer is how many may wait, 0 for the default.
@@ -72,6 +77,8 @@ func NewServer(t Tracker, format export.Format, now func() time.Time) *Server {
 	mux.HandleFunc("GET /v1/expectations/events", handle(s.expectEvents))
 	mux.HandleFunc("POST /v1/expectations", handle(s.expect))
 	mux.HandleFunc("POST /v1/expectations/delete", handle(s.unexpect))
+	mux.HandleFunc("GET /v1/rules", handle(s.rules))
+	mux.HandleFunc("POST /v1/rules", handle(s.loadRules))
 	mux.HandleFunc("GET /v1/flow", handle(s.flow))
 	mux.HandleFunc("GET /v1/events", handle(s.events))
 	mux.HandleFunc("GET /v1/count", handle(s.count))

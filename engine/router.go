@@ -37,6 +37,10 @@ func (r *PortRanges) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
+// forwards reports whether there are rules or routes. A bridge without rules has no
+// room for them, and pays nothing for them.
+func (c *Config) forwards() bool { return c.Mode == Router || c.Rules != RuleFiles{} }
+
 // openForwarding reads rules and routes and puts them into force.
 func (e *Engine) openForwarding() error {
 	if e.cfg.Mode == Router {
@@ -62,7 +66,7 @@ func (e *Engine) openForwarding() error {
 			p.AddCounts(counts)
 		}
 	}
-	if e.cfg.Mode != Router && e.cfg.Rules == (RuleFiles{}) {
+	if !e.cfg.forwards() {
 		return nil
 	}
 	rules, err := e.cfg.Rules.Read()

@@ -78,6 +78,9 @@ func (e *Engine) SetRules(r Rules) error {
 	if e.cfg.Mode == Tap {
 		return errors.New("mode tap forwards nothing, so there is nothing for rules to decide")
 	}
+	if !e.cfg.forwards() {
+		return errors.New("this bridge was started without rules: name a file of them in its configuration (rules: {ipv4: FILE}), if an empty one")
+	}
 	if e.cfg.Mode == Bridge {
 		for _, s := range r.all() {
 			if t := s.Table("nat"); t != nil && t.NumRules() > 0 {
@@ -92,11 +95,24 @@ func (e *Engine) SetRules(r Rules) error {
 	if err != nil {
 		return err
 	}
+	before := e.book.rules
 	e.book.rules, e.book.program = r, p
 	if e.mirror != nil {
 		e.mirror.interest(policy.LocalPorts(r.all()...))
 	}
-	return e.apply()
+	if err := e.apply(); err != nil {
+		return err
+	}
+	// Now no shard counts for the old ones any more.
+	e.counting.Lock()
+	defer e.counting.Unlock()
+	if r.IPv4 != nil && r.IPv4 != before.IPv4 {
+		r.IPv4.CarryCounts(before.IPv4)
+	}
+	if r.IPv6 != nil && r.IPv6 != before.IPv6 {
+		r.IPv6.CarryCounts(before.IPv6)
+	}
+	return nil
 }
 
 // apply gives all workers the rules and routes in force. The caller holds book.mu.
@@ -143,4 +159,22 @@ func (e *Engine) WriteRules(ctx context.Context, out io.Writer, f flow.Family, c
 	e.counting.Lock()
 	defer e.counting.Unlock()
 	return r.WriteTo(out, counters)
+}
+
+// LoadRules reads rules of a family and puts their tables into force in place of
+// those of the same names. If the error is not nil the rules before stay.
+func (e *Engine) LoadRules(in io.Reader, name string, f flow.Family) error {
+	r, err := policy.Parse(in, name, f)
+	if err != nil {
+		return err
+	}
+	e.book.mu.Lock()
+	rules := e.book.rules
+	e.book.mu.Unlock()
+	if f == flow.IPv6 {
+		rules.IPv6 = rules.IPv6.With(r)
+	} else {
+		rules.IPv4 = rules.IPv4.With(r)
+	}
+	return e.SetRules(rules)
 }

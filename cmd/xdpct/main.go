@@ -65,7 +65,7 @@ outside the kernel: AF_XDP sockets on every queue feed one lock-free shard a cor
 	root.AddCommand(
 		runCommand(), replayCommand(), demoCommand(), benchCommand(),
 		listCommand(), getCommand(), countCommand(), statsCommand(), eventsCommand(), flushCommand(), conntrackCommand(),
-		settingsCommand(), versionCommand(),
+		rulesCommand(), settingsCommand(), versionCommand(),
 	)
 	return root
 }

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,7 +29,10 @@ func runCommand() *cobra.Command {
 the control socket that list, events and the others use. In mode bridge frames
 are forwarded between two interfaces, unchanged; in mode tap they end here.
 
-It runs until it gets SIGINT or SIGTERM. The XDP programs go with the process,
+In mode router they are forwarded by the
+kernel's routes, as rules say (rules: ipv4, ipv6).
+
+It runs until it gets SIGINT or SIGTERM; SIGHUP makes it read the rules again. The XDP programs go with the process,
 however it ends.`,
 		Example: `  cat > xdpct.yaml <<EOF
   mode: bridge
@@ -92,12 +97,23 @@ func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFu
 	if ready != nil {
 		ready()
 	}
-	select {
-	case <-ctx.Done():
-		log.Info("stopping")
-		return nil
-	case err := <-failed:
-		return err
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			log.Info("stopping")
+			return nil
+		case err := <-failed:
+			return err
+		case <-hup:
+			if err := e.Reload(); err != nil {
+				log.Error("the rules stay as they are", "error", err)
+			} else {
+				log.Info("rules reloaded")
+			}
+		}
 	}
 }
 

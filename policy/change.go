@@ -1,0 +1,173 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// CarryCounts gives the rules and policies of r, where the file had no counters of
+// theirs, what the same ones of before have counted: those with the same text in the
+// same chain, the first of them to the first.
+func (r *Ruleset) CarryCounts(before *Ruleset) {
+	if before == nil {
+		return
+	}
+	for _, t := range r.Tables {
+		old := before.Table(t.Name)
+		if old == nil {
+			continue
+		}
+		for _, c := range t.Chains {
+			was := old.Chain(c.Name)
+			if was == nil {
+				continue
+			}
+			if c.Count == (Count{}) {
+				c.Count = was.Count
+			}
+			counts := map[string][]Count{}
+			for _, rule := range was.Rules {
+				text := rule.Text(c.Name)
+				counts[text] = append(counts[text], rule.Count)
+			}
+			for _, rule := range c.Rules {
+				text := rule.Text(c.Name)
+				if n := counts[text]; !rule.Counted && len(n) > 0 {
+					rule.Count, counts[text] = n[0], n[1:]
+				}
+			}
+		}
+	}
+}
+
+// With returns r with the tables of change in place of its own, as iptables-restore
+// does it: tables that change does not name stay. Neither is changed.
+func (r *Ruleset) With(change *Ruleset) *Ruleset {
+	if r == nil {
+		return change
+	}
+	out := &Ruleset{Family: change.Family, Tables: slices.Clone(change.Tables)}
+	for _, t := range r.Tables {
+		if change.Table(t.Name) == nil {
+			out.Tables = append(out.Tables, t)
+		}
+	}
+	return out
+}
+
+// Diff returns the lines, as WriteTo prints them, that are only in a ("-") or only in
+// b ("+"), in their order, by table; empty if the two say the same.
+func Diff(a, b *Ruleset) (lines []string) {
+	names := map[string]bool{}
+	var order []string
+	for _, r := range []*Ruleset{a, b} {
+		if r == nil {
+			continue
+		}
+		for _, t := range r.Tables {
+			if !names[t.Name] {
+				names[t.Name] = true
+				order = append(order, t.Name)
+			}
+		}
+	}
+	for _, name := range order {
+		d := diffLines(tableLines(a, name), tableLines(b, name))
+		if len(d) > 0 {
+			lines = append(append(lines, "*"+name), d...)
+		}
+	}
+	return lines
+}
+
+// tableLines returns the lines of a table without counters. A chain that is empty and
+// accepts says nothing.
+func tableLines(r *Ruleset, name string) (lines []string) {
+	if r == nil || r.Table(name) == nil {
+		return nil
+	}
+	t := r.Table(name)
+	for _, c := range t.Chains {
+		if c.Policy != "ACCEPT" {
+			lines = append(lines, fmt.Sprintf(":%s %s", c.Name, c.Policy))
+		}
+	}
+	for _, c := range t.Chains {
+		for _, rule := range c.Rules {
+			lines = append(lines, rule.Text(c.Name))
+		}
+	}
+	return lines
+}
+
+// diffLines is the difference by a longest common subsequence.
+func diffLines(a, b []string) (out []string) {
+	start := 0
+	for start < len(a) && start < len(b) && a[start] == b[start] {
+		start++
+	}
+	a, b = a[start:], b[start:]
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	common := make([][]int, len(a)+1)
+	for i := range common {
+		common[i] = make([]int, len(b)+1)
+	}
+	for i := len(a) - 1; i >= 0; i-- {
+		for k := len(b) - 1; k >= 0; k-- {
+			if a[i] == b[k] {
+				common[i][k] = common[i+1][k+1] + 1
+			} else {
+				common[i][k] = max(common[i+1][k], common[i][k+1])
+			}
+		}
+	}
+	for i, k := 0, 0; i < len(a) || k < len(b); {
+		switch {
+		case i < len(a) && k < len(b) && a[i] == b[k]:
+			i, k = i+1, k+1
+		case i < len(a) && (k == len(b) || common[i+1][k] >= common[i][k+1]):
+			out = append(out, "-"+a[i])
+			i++
+		default:
+			out = append(out, "+"+b[k])
+			k++
+		}
+	}
+	return out
+}
+
+// Notes says what an operator should know of rules that are right: what is kept, but
+// not applied.
+func (r *Ruleset) Notes() (notes []string) {
+	for _, t := range r.Tables {
+		for _, c := range t.Chains {
+			if len(c.Rules) > 0 && Dormant(t.Name, c.Name) {
+				notes = append(notes, fmt.Sprintf("table %s, chain %s: %d rules are kept, and not applied: they are for the host's own packets, which its kernel filters",
+					t.Name, c.Name, len(c.Rules)))
+			}
+		}
+		for _, c := range t.Chains {
+			for _, rule := range c.Rules {
+				if n, ok := rule.target.(*natTarget); ok && n.module == "REDIRECT" {
+					notes = append(notes, fmt.Sprintf("line %d: REDIRECT sends to this host, whose answers a router does not see: it drops such packets (local_redirect); DNAT to another host works", rule.Line))
+				}
+			}
+		}
+	}
+	return slices.Compact(notes)
+}
+
+// Summary says in a line what there is.
+func (r *Ruleset) Summary() string {
+	var parts []string
+	for _, t := range r.Tables {
+		parts = append(parts, fmt.Sprintf("%s %d", t.Name, t.NumRules()))
+	}
+	if len(parts) == 0 {
+		return "no tables"
+	}
+	return strings.Join(parts, ", ") + " rules"
+}
