@@ -153,7 +153,7 @@ func (e *Engine) makeWorkers(n int) error {
 	start := time.Now()
 	sc := e.cfg.Settings.shardConfig(n, &e.secret, &e.cfg.Zoning)
 	sc.Epoch = start.UnixNano()
-	sc.Forwards = e.cfg.forwards()
+	sc.Forwards, sc.Translates = e.cfg.forwards(), e.cfg.Mode == Router
 	e.expect = sc.Expect
 	e.expect.Observe = e.observeExpect
 	clock := func() (mono, wall int64) {

@@ -1,16 +1,14 @@
 package flow
 
+import "unsafe"
+
 // Extra is what few connections have: it lies beside the table and costs nothing
 // until it is used (struct nf_ct_ext). A Conn says by Extended whether it has one.
 type Extra struct {
 	// Reply is the canonical key of the reply tuple, and ReplyFlip 1 where that
 	// had to be inverted to reach it. Valid iff the Conn is TwoKeyed.
 	Reply Tuple
-	// Master is the original tuple of the connection that this one was expected
-	// by. Valid iff the Conn is Expected.
-	Master Tuple
 
-	Labels    Labels
 	Start     int64 // nanoseconds since 1970, 0 if nf_conntrack_timestamp was off
 	Mark      Mark
 	Policy    uint16 // timeout policy, 0 is that of all
@@ -26,7 +24,20 @@ type Extra struct {
 	// Masqueraded is the interface by which a masqueraded connection leaves, plus
 	// one; 0 if it is not masqueraded (nf_conn_nat.masq_index).
 	Masqueraded uint8
+	_           [4]byte // here the first cache line ends: all that translation needs
+
+	// Master is the original tuple of the connection that this one was expected
+	// by. Valid iff the Conn is Expected.
+	Master Tuple
+	Labels Labels
+	_      [8]byte
 }
+
+// Compile-time: an Extra is two cache lines, and what packets need is in the first.
+var (
+	_ [128]byte = [unsafe.Sizeof(Extra{})]byte{}
+	_ [64]byte  = [unsafe.Offsetof(Extra{}.Master)]byte{}
+)
 
 // Labels are the 128 connection labels, a bit each (struct nf_conn_labels).
 type Labels [2]uint64

@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"nat":         {"flow", "packet"},
 	"route":       {"flow", "nat"},
 	"policy":      {"flow", "packet", "nat"},
-	"perf":        {"flow", "packet", "l4", "table", "shard", "rx", "engine"},
+	"perf":        {"flow", "packet", "l4", "table", "policy", "shard", "rx", "engine"},
 	"perf/netlab": {},
 	"perf/wire":   {"flow", "rx", "engine", "perf/netlab"},
 	"perf/suite":  {"rx", "engine", "perf", "perf/wire"},

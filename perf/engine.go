@@ -117,7 +117,7 @@ func newEngineRun(load EngineLoad, i int) (e *engineRun, err error) {
 	for k := range secret {
 		secret[k] = rand.Uint64()
 	}
-	cfg := shard.Config{L4: l4.Linux(), MaxConns: load.Flows, Secret: secret}
+	cfg := shard.Config{L4: l4.Linux(), MaxConns: load.Flows, Secret: secret, Forwards: load.forwards}
 	if load.Work == Flood {
 		cfg.Observe = e.observe
 	}

@@ -108,6 +108,49 @@ func BenchmarkEngine(b *testing.B) {
 	}
 }
 
+func BenchmarkEngineRules(b *testing.B) {
+	for _, flows := range []int{1000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
+			load := DefaultLoad()
+			load.Flows, load.Duration = flows, 1500*time.Millisecond
+			for range b.N {
+				r, err := RuleCost(load, 10)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(r.NSPerPacket, "ns/pkt")
+				b.ReportMetric(r.Ratio, "ratio")
+			}
+		})
+	}
+}
+
+// TestRuleCost: rules do not change what becomes of established packets, and packets
+// that walk ten times as many rules take longer, so they are walked.
+func TestRuleCost(t *testing.T) {
+	load := DefaultLoad()
+	load.Flows, load.Duration = 1000, 20*time.Millisecond
+	few, err := RuleCost(load, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	many, err := RuleCost(load, 3000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if many.NSFirst < 3*few.NSFirst {
+		t.Errorf("first packets take %.0f ns with 100 rules, %.0f with 3000", few.NSFirst, many.NSFirst)
+	}
+	if few.Ratio < 0.5 || many.Ratio > 5 {
+		t.Errorf("established packets cost %.2f and %.2f times as much", few.Ratio, many.Ratio)
+	}
+	for _, bad := range []int{0, -1, 2_000_000} {
+		if _, err := RuleCost(load, bad); err == nil {
+			t.Errorf("%d rules: no error", bad)
+		}
+	}
+}
+
 // TestNoGarbage: parse, hash and judge allocate nothing, whatever the load.
 func TestNoGarbage(t *testing.T) {
 	for name, load := range loads() {

@@ -44,6 +44,7 @@ type EngineLoad struct {
 	// NewRate is the share of packets of New that begin a connection, 0..1.
 	NewRate  float64
 	Checksum bool
+	forwards bool // rules will be set
 	Duration time.Duration
 }
 

@@ -29,11 +29,11 @@ type Own struct {
 	Link     [12]byte  // Ethernet addresses of the packet that it answers, destination first
 }
 
-// path is what is known of one direction of a connection. Numbers from before the
-// last SetForwarding are stale, and 0 always is.
+// path is what is known of one direction of a connection; eight bytes for both, since
+// every packet reads one.
 type path struct {
-	code uint32 // in Shard.codes, plus codeBase
-	hop  uint32 // in Shard.hops, plus hopBase
+	code uint16 // in codes, plus one; 0: not known
+	hop  uint16 // in hops, plus hopBase; what is before that is stale
 }
 
 // forwarding is the part of a Shard that forwards.
@@ -45,13 +45,15 @@ type forwarding struct {
 	rand   *nat.Rand
 	env    env
 
-	codes     []*policy.Code
-	codeIndex map[string]uint32
-	codeBase  uint32
-	hops      []route.Hop
-	hopIndex  map[route.Hop]uint32
-	hopBase   uint32
-	special   policy.Special
+	translates bool    // there is a table nat
+	rawBusy    [2]bool // there is something to be asked in table raw, by family (IPv4 first)
+	codes      []*policy.Code
+	codeIndex  map[string]uint16
+	hops       []route.Hop
+	hopIndex   map[route.Hop]uint16
+	hopBase    uint16 // 0 is never one
+	hopsEver   int    // numbers that were given since paths were cleared of them
+	special    policy.Special
 
 	own     []Own
 	sources sources
@@ -64,6 +66,7 @@ type forwarding struct {
 	exhausted bool   // no reply tuple was free for the fresh connection
 	zone      Zone   // of the fresh connection
 	rawLate   bool   // rules of table raw are still to be asked
+	rawRan    bool   // they were: what they said is in the view
 	nextHop   route.Hop
 	haveHop   bool
 	before    addresses // as it came
@@ -87,26 +90,42 @@ const (
 
 // maxCodes bounds how many different Codes a shard remembers; beyond, packets walk
 // the rules.
-const maxCodes = 1 << 16
+const maxCodes = 1<<16 - 1
 
 // SetForwarding gives the shard new rules and routes, for the packets from now on;
 // live connections are judged by them. What the old rules have counted is lost: take
 // Counts before.
 func (s *Shard) SetForwarding(f *Forwarding) {
 	w := &s.forward
+	w.translates = f != nil && f.Rules != nil && (f.Rules.NAT(flow.IPv4) || f.Rules.NAT(flow.IPv6))
+	for i, family := range [...]flow.Family{flow.IPv4, flow.IPv6} {
+		w.rawBusy[i] = f != nil && f.Rules != nil && f.Rules.Busy(policy.RawPrerouting, family)
+	}
 	rules := w.Forwarding == nil || f == nil || f.Rules != w.Rules
 	w.Forwarding = f
-	w.hopBase += uint32(len(w.hops)) + 1
-	w.hops, w.hopIndex = nil, map[route.Hop]uint32{}
+	w.renumberHops()
 	if !rules {
 		return
 	}
-	w.codeBase += uint32(len(w.codes)) + 1
-	w.codes, w.codeIndex = nil, map[string]uint32{}
+	clear(w.paths)
+	w.codes, w.codeIndex = []*policy.Code{nil}, map[string]uint16{} // 0 is none
 	w.counts = nil
 	if f != nil && f.Rules != nil {
 		w.counts = make([]policy.Count, f.Rules.NumCounters())
 	}
+}
+
+// renumberHops forgets all ways: from now on they have numbers that no path has.
+func (w *forwarding) renumberHops() {
+	w.hopBase += uint16(len(w.hops))
+	w.hopsEver += len(w.hops) + maxHops
+	if w.hopBase == 0 || w.hopsEver >= 1<<16 { // the numbers come round
+		for i := range w.paths {
+			w.paths[i][0].hop, w.paths[i][1].hop = 0, 0
+		}
+		w.hopBase, w.hopsEver = 1, 0
+	}
+	w.hops, w.hopIndex = nil, map[route.Hop]uint16{}
 }
 
 // Rules returns the rules in force, nil if there are none.
@@ -130,7 +149,7 @@ func (s *Shard) Masqueraded(entry uint32) (out int, addr flow.Addr, ok bool) {
 // Counts returns what the rules have counted since SetForwarding, by counter. Valid
 // until the next packet.
 func (s *Shard) Counts() []policy.Count {
-	for _, c := range s.forward.codes {
+	for _, c := range s.forward.codes[min(1, len(s.forward.codes)):] {
 		c.Settle(s.forward.counts)
 	}
 	return s.forward.counts
@@ -148,38 +167,58 @@ func (s *Shard) TakeOwn() []Own {
 // of the batch, and writes all of v.
 func (s *Shard) pass(p *packet.Packet, n int, v *Verdict) {
 	w := &s.forward
-	w.at, w.slot, w.rawLate, w.haveHop, w.exhausted = nowhere, n, false, false, false
+	if p.Kind != packet.Data || w.rawBusy[p.Family>>3&1] {
+		s.passOdd(p, n, v)
+		return
+	}
+	s.track(p, n, v)
+	if v.State == flow.Established && w.at == existing && s.fast(p, v) {
+		return
+	}
+	w.rawLate, w.rawRan = false, false
+	s.passSlow(p, n, v)
+}
+
+// passOdd is pass for packets that are not plain data, and where table raw comes first.
+func (s *Shard) passOdd(p *packet.Packet, n int, v *Verdict) {
+	w := &s.forward
+	w.at, w.rawLate, w.rawRan = nowhere, false, false
 	if p.Kind == packet.Malformed || p.Kind == packet.Fragmented {
 		s.judge(p, v)
 		return
 	}
 	notrack := false
-	if w.Rules.Busy(policy.RawPrerouting, p.Family) {
+	if w.rawBusy[p.Family>>3&1] {
 		if w.rawLate = s.knownPlain(p, n); !w.rawLate {
 			s.look(p, flow.Invalid)
 			if s.raw(p, n) == policy.Drop {
 				*v = Verdict{Action: Drop, State: flow.Invalid, Reason: flow.ReasonRule}
 				return
 			}
-			notrack = w.view.NoTrack
+			notrack, w.rawRan = w.view.NoTrack, true
 		}
-	} else {
-		w.view.Mark, w.view.Helper, w.view.Timeout = 0, 0, ""
 	}
 	switch {
 	case notrack:
 		*v = Verdict{Action: Accept, State: flow.Untracked}
 	case p.Kind == packet.Data:
 		s.track(p, n, v)
+		if v.State == flow.Established && w.at == existing && s.fast(p, v) {
+			return
+		}
 	default:
 		s.judge(p, v)
 	}
+	s.passSlow(p, n, v)
+}
+
+// passSlow takes a packet that was tracked through rules and routing.
+func (s *Shard) passSlow(p *packet.Packet, n int, v *Verdict) {
+	w := &s.forward
 	if v.Action != Accept {
 		return
 	}
-	if w.at == existing && v.State == flow.Established && p.Kind == packet.Data && s.fast(p, v) {
-		return
-	}
+	w.slot, w.haveHop, w.exhausted = n, false, false
 	s.slow(p, v)
 	s.tellLogs(p)
 }
@@ -217,10 +256,8 @@ func (s *Shard) knownPlain(p *packet.Packet, n int) bool {
 // none, or no more.
 func (s *Shard) code(pa *path, in int) *policy.Code {
 	w := &s.forward
-	if k := pa.code - w.codeBase; uint(k) < uint(len(w.codes)) {
-		if c := w.codes[k]; c.In == in {
-			return c
-		}
+	if c := w.codes[pa.code]; c != nil && c.In == in {
+		return c
 	}
 	return nil
 }
@@ -236,7 +273,7 @@ func (s *Shard) fast(p *packet.Packet, v *Verdict) bool {
 	}
 	var hop *route.Hop
 	if w.Routes != nil {
-		k := pa.hop - w.hopBase
+		k := pa.hop - w.hopBase // wraps for those that are stale
 		if uint(k) >= uint(len(w.hops)) {
 			return false
 		}

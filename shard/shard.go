@@ -41,10 +41,11 @@ type Config struct {
 	Observe func(k flow.EventKind, entry uint32)
 	// Number is the shard's among Shards of one tracker; 0 of 0 is one of its own.
 	Number, Shards int
-	// Forwards says that SetForwarding may be called; the shard then has room for two
-	// keys of each connection. Seed is for ports and for rules that draw lots.
-	Forwards bool
-	Seed     uint64
+	// Forwards says that SetForwarding may be called, Translates that rules of table
+	// nat may be among what it sets: there is room for two keys of each connection.
+	Forwards, Translates bool
+	// Seed is for ports and for rules that draw lots.
+	Seed uint64
 	// Log, if not nil, is told of each packet that a rule logs.
 	Log func(l policy.Log, p *packet.Packet, in, out int)
 }
@@ -125,7 +126,7 @@ type Shard struct {
 func New(cfg Config, now int64) (*Shard, error) {
 	s := &Shard{cfg: cfg, now: now}
 	makeTable := table.New
-	if cfg.Forwards {
+	if cfg.Translates {
 		makeTable = table.NewTwoKeyed
 	}
 	t, err := makeTable(cfg.MaxConns, &s.cfg.Secret, now, s.removed)
@@ -243,9 +244,11 @@ func (s *Shard) Process(pkts []packet.Packet, out []Verdict) {
 	}
 	t.Locate(b, 0, min(step, n))
 	t.Locate(b, min(step, n), min(2*step, n))
+	s.expectPaths(0, min(step, n))
 	for at := 0; at < n; at += step {
 		t.Locate(b, min(at+2*step, n), min(at+3*step, n))
 		t.LocateOn(b, min(at+step, n), min(at+2*step, n))
+		s.expectPaths(min(at+step, n), min(at+2*step, n))
 		for i := at; i < min(at+step, n); i++ {
 			p, v := &pkts[i], &out[i]
 			if s.forward.Forwarding != nil {
@@ -257,6 +260,18 @@ func (s *Shard) Process(pkts []packet.Packet, out []Verdict) {
 			}
 			s.count(p, v)
 		}
+	}
+}
+
+// expectPaths asks for what packets from to to-1 of the batch, which are located, will
+// need besides their connections to be forwarded.
+func (s *Shard) expectPaths(from, to int) {
+	if s.forward.Forwarding == nil {
+		return
+	}
+	s.beside.Expect(&s.batch, from, to)
+	if s.forward.translates {
+		s.table.ExpectExtras(&s.batch, from, to)
 	}
 }
 

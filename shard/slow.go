@@ -12,11 +12,11 @@ import (
 // translation and routing, in the order in which Linux does (ip_forward).
 func (s *Shard) slow(p *packet.Packet, v *Verdict) {
 	w := &s.forward
-	mark, zoned := w.view.Mark, w.view.Zone
-	helper, timeout := w.view.Helper, w.view.Timeout
+	mark, helper, timeout := w.view.Mark, w.view.Helper, w.view.Timeout
 	s.look(p, v.State)
-	w.view.Mark, w.view.Zone = mark, zoned
-	w.view.Helper, w.view.Timeout = helper, timeout
+	if w.rawRan {
+		w.view.Mark, w.view.Helper, w.view.Timeout = mark, helper, timeout
+	}
 	if w.rawLate {
 		w.view.State = flow.Invalid
 		w.Rules.Run(policy.RawPrerouting, &w.view)
@@ -318,7 +318,7 @@ func (s *Shard) hop(h route.Hop, v *Verdict) *route.Hop {
 	}
 	i, ok := w.hopIndex[h]
 	if !ok {
-		i = uint32(len(w.hops))
+		i = uint16(len(w.hops))
 		if cap(w.hops) == 0 {
 			w.hops = make([]route.Hop, 0, maxHops) // never moves: verdicts point into it
 		}
@@ -335,7 +335,7 @@ func (s *Shard) hop(h route.Hop, v *Verdict) *route.Hop {
 }
 
 // maxHops is how many different ways a shard remembers.
-const maxHops = 4096
+const maxHops = 1024
 
 // martian reports whether a packet with these addresses is not to be on any link
 // (ip_route_input_slow, ip6_rcv_core).
@@ -453,11 +453,11 @@ func (s *Shard) specialise(p *packet.Packet, v *Verdict) {
 	}
 	i, there := w.codeIndex[string(key)]
 	if !there {
-		i = uint32(len(w.codes))
+		i = uint16(len(w.codes))
 		w.codes = append(w.codes, code)
 		w.codeIndex[string(key)] = i
 	}
-	w.paths[w.entry][v.Dir].code = w.codeBase + i
+	w.paths[w.entry][v.Dir].code = i
 }
 
 // seen lets the view have other addresses.

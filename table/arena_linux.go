@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/xdpct/xdpct/flow"
 )
 
 // arena is memory outside the Go heap. This file is the only one outside rx
@@ -32,31 +34,47 @@ func newArena(size int) (*arena, error) {
 }
 
 // newLazyArena maps size bytes of zeroed memory that take no room until they are
-// written to.
-func newLazyArena(size int) (*arena, error) {
+// written to. dense says that most of it will be.
+func newLazyArena(size int, dense bool) (*arena, error) {
 	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("mapping %d bytes for marks, labels and the like: %w", size, err)
 	}
-	_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE) // or one mark would cost 2 MiB
+	advice := unix.MADV_NOHUGEPAGE // or one mark would cost 2 MiB
+	if dense {
+		advice = unix.MADV_HUGEPAGE
+	}
+	_ = unix.Madvise(mem, advice)
 	return &arena{mem}, nil
 }
 
-// Beside is one T for each entry of a table, which takes no memory before it is
-// written to. Make it with MapBeside. T must not contain pointers.
+// Beside is one T for each entry of a table. Make it with MapBeside. T must not contain pointers.
 type Beside[T any] struct {
 	Of    []T // by entry
 	arena *arena
 }
 
-// MapBeside maps room for n entries. Close it.
+// MapBeside maps room for n entries, in huge pages where they can be had. Close it.
 func MapBeside[T any](n int) (*Beside[T], error) {
-	a, err := newLazyArena(sizeOf[T](n))
+	a, err := newArena(sizeOf[T](n))
 	if err != nil {
 		return nil, err
 	}
 	rest := a.mem
 	return &Beside[T]{carve[T](&rest, n), a}, nil
+}
+
+// Expect asks for what packets from to to-1 of a batch, which are located, will need.
+func (b *Beside[T]) Expect(batch *Batch, from, to int) {
+	if from < to {
+		var zero T
+		expectBeside(batch.likely[from:to], (*byte)(unsafe.Pointer(unsafe.SliceData(b.Of))), unsafe.Sizeof(zero))
+	}
+}
+
+// expectExtras does the same for the extras of a table.
+func (t *Table) expectExtras(batch *Batch, from, to int) {
+	expectBeside(batch.likely[from:to], (*byte)(unsafe.Pointer(unsafe.SliceData(t.extra))), unsafe.Sizeof(flow.Extra{}))
 }
 
 // Close unmaps it. Of must not be used afterwards.

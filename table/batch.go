@@ -94,7 +94,7 @@ func (t *Table) Lookup(b *Batch, n int, key *flow.Tuple, flipped bool, now flow.
 			return i, true
 		}
 	}
-	return t.Find(key, flipped, b.Hash[n&(MaxBatch-1)], now)
+	return t.lookupTwoKeyed(b, n, key, flipped, now)
 }
 
 // locateSlow is locate of stages_amd64.s, without asking for the entries.

@@ -57,6 +57,28 @@ func (t *Table) Extend(i uint32) *flow.Extra {
 	return x
 }
 
+// lookupTwoKeyed is the rest of Lookup: Locate may have seen one of two keys.
+func (t *Table) lookupTwoKeyed(b *Batch, n int, key *flow.Tuple, flipped bool, now flow.Millis) (uint32, bool) {
+	if l := b.likely[n&(MaxBatch-1)]; l != nowhere && uint(l&^second) < uint(len(t.conns)) {
+		i := l &^ second
+		c := &t.conns[i]
+		if c.TwoKeyed() && c.Status&flow.Confirmed != 0 && c.Expires.Until(now) > 0 {
+			if l >= second && t.isReply(i, key, flipped) || l < second && c.Key.Equal(key) && flipped == (c.Flip == 1) {
+				return i, true
+			}
+		}
+	}
+	return t.Find(key, flipped, b.Hash[n&(MaxBatch-1)], now)
+}
+
+// ExpectExtras asks for the extras of packets from to to-1, which are located: for
+// tables where most connections have one.
+func (t *Table) ExpectExtras(b *Batch, from, to int) {
+	if from < to {
+		t.expectExtras(b, from, to)
+	}
+}
+
 // placeReply puts the reply tuple of entry i, whose Extra is x, into the index.
 func (t *Table) placeReply(i uint32, x *flow.Extra) bool {
 	return t.place(x.Reply.Hash(t.secret), i|second) != 0

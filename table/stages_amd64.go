@@ -22,6 +22,12 @@ func expect(hash []uint64, buckets []bucket)
 //go:noescape
 func locate(hash []uint64, both []uint8, likely []uint32, buckets []bucket, conns []flow.Conn) (odd uint64)
 
+// expectBeside asks for the line of each entry, an entry being size bytes from base
+// on. What is no entry does no harm.
+//
+//go:noescape
+func expectBeside(likely []uint32, base *byte, size uintptr)
+
 //go:noescape
 func expectBucket(b *bucket)
 

@@ -99,3 +99,24 @@ TEXT ·expectConn(SB), NOSPLIT, $0-9
 
 done:
 	RET
+
+// func expectBeside(likely []uint32, base *byte, size uintptr)
+TEXT ·expectBeside(SB), NOSPLIT, $0-40
+	MOVQ likely_base+0(FP), SI
+	MOVQ likely_len+8(FP), CX
+	MOVQ base+24(FP), R8
+	MOVQ size+32(FP), R9
+	TESTQ CX, CX
+	JEQ  done
+
+next:
+	MOVL (SI), AX
+	ANDL $0x7fffffff, AX // either key
+	IMULQ R9, AX
+	PREFETCHT0 (R8)(AX*1)
+	ADDQ $4, SI
+	DECQ CX
+	JNZ  next
+
+done:
+	RET

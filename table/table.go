@@ -78,7 +78,7 @@ func makeTable(maxConns, keys int, secret *flow.Secret, now int64, removed func(
 	if err != nil {
 		return nil, err
 	}
-	x, err := newLazyArena(sizeOf[flow.Extra](maxConns))
+	x, err := newLazyArena(sizeOf[flow.Extra](maxConns), keys > 1)
 	if err != nil {
 		return nil, errors.Join(err, a.close())
 	}

@@ -22,6 +22,7 @@ type benchFlags struct {
 	proto, size, flood, order    string
 	ip                           int
 	load                         perf.EngineLoad
+	rules                        []int
 	onWire                       wireFlags
 }
 
@@ -45,6 +46,7 @@ others on the same wires by turns. Needs root.`,
   xdpct bench --pps --flows 8000000 --proto tcp --json
   xdpct bench --pps --lifecycle
   xdpct bench --pps --flood syn
+  xdpct bench --pps --rules 10,1000,10000
   xdpct bench --pps --wire --compare kernel
   xdpct bench --pps --wire --mode tap --flows 1000 --compare kernel,xdp_drop
   xdpct bench --pps --wire --ndr`,
@@ -79,6 +81,7 @@ others on the same wires by turns. Needs root.`,
 	f.BoolVar(&b.lifecycle, "lifecycle", false, "whole TCP connections, from SYN to the last ACK")
 	f.StringVar(&b.flood, "flood", "", "syn or udp: first packets while the table is full, half of it ASSURED")
 	f.BoolVar(&b.load.Checksum, "checksum", false, "verify transport checksums, as where the card does not")
+	f.IntSliceVar(&b.rules, "rules", nil, "numbers of firewall rules: what an established packet costs with them, and without (100,000 connections if --flows does not say)")
 	b.onWire.register(f)
 	f.BoolVar(&b.wire, "wire", false, "on veth pairs instead of in memory")
 	return cmd
@@ -109,8 +112,14 @@ func firstChanged(cmd *cobra.Command, names []string) string {
 
 // engine is the measurement in memory.
 func (b *benchFlags) engine(cmd *cobra.Command) error {
+	if len(b.rules) > 0 && !cmd.Flags().Changed("flows") {
+		b.load.Flows = 100_000
+	}
 	if err := b.engineLoad(cmd); err != nil {
 		return usageError{err}
+	}
+	if len(b.rules) > 0 {
+		return b.ruleCost(cmd)
 	}
 	r, err := perf.EngineBeside(b.load)
 	if err != nil {
@@ -120,6 +129,24 @@ func (b *benchFlags) engine(cmd *cobra.Command) error {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
 	}
 	return r.WriteText(cmd.OutOrStdout())
+}
+
+// ruleCost is the measurement of rules.
+func (b *benchFlags) ruleCost(cmd *cobra.Command) error {
+	for _, n := range b.rules {
+		r, err := perf.RuleCost(b.load, n)
+		if err != nil {
+			return err
+		}
+		if b.asJSON {
+			if err := json.NewEncoder(cmd.OutOrStdout()).Encode(r); err != nil {
+				return err
+			}
+			continue
+		}
+		r.WriteText(cmd.OutOrStdout())
+	}
+	return nil
 }
 
 // engineLoad makes a load of the flags.
