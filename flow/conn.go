@@ -46,6 +46,12 @@ var (
 	_ [64]byte  = [unsafe.Offsetof(Conn{}.upper)]byte{}
 )
 
+// Compile-time: an Extra is two cache lines, and what packets need is in the first.
+var (
+	_ [128]byte = [unsafe.Sizeof(Extra{})]byte{}
+	_ [64]byte  = [unsafe.Offsetof(Extra{}.Master)]byte{}
+)
+
 // TCPTrack is struct ip_ct_tcp, packed. UDP keeps its stream timestamp in it.
 type TCPTrack struct {
 	Seen [2]TCPSeen // by direction

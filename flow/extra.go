@@ -1,7 +1,5 @@
 package flow
 
-import "unsafe"
-
 // Extra is what few connections have: it lies beside the table and costs nothing
 // until it is used (struct nf_ct_ext). A Conn says by Extended whether it has one.
 type Extra struct {
@@ -32,12 +30,6 @@ type Extra struct {
 	Labels Labels
 	_      [8]byte
 }
-
-// Compile-time: an Extra is two cache lines, and what packets need is in the first.
-var (
-	_ [128]byte = [unsafe.Sizeof(Extra{})]byte{}
-	_ [64]byte  = [unsafe.Offsetof(Extra{}.Master)]byte{}
-)
 
 // Labels are the 128 connection labels, a bit each (struct nf_conn_labels).
 type Labels [2]uint64
