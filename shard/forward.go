@@ -172,7 +172,7 @@ func (s *Shard) pass(p *packet.Packet, n int, v *Verdict) {
 		return
 	}
 	s.track(p, n, v)
-	if v.State == flow.Established && w.at == existing && s.fast(p, v) {
+	if w.at == existing && s.fast(p, v) {
 		return
 	}
 	w.rawLate, w.rawRan = false, false
@@ -203,7 +203,7 @@ func (s *Shard) passOdd(p *packet.Packet, n int, v *Verdict) {
 		*v = Verdict{Action: Accept, State: flow.Untracked}
 	case p.Kind == packet.Data:
 		s.track(p, n, v)
-		if v.State == flow.Established && w.at == existing && s.fast(p, v) {
+		if w.at == existing && s.fast(p, v) {
 			return
 		}
 	default:
@@ -262,8 +262,7 @@ func (s *Shard) code(pa *path, in int) *policy.Code {
 	return nil
 }
 
-// fast forwards a packet of an established connection, if all is known that it
-// takes. It reports whether it did.
+// fast forwards a packet of a known connection, if all is known that it takes. It reports whether it did.
 func (s *Shard) fast(p *packet.Packet, v *Verdict) bool {
 	w := &s.forward
 	pa := &w.paths[w.entry][v.Dir]

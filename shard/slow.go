@@ -33,7 +33,7 @@ func (s *Shard) slow(p *packet.Packet, v *Verdict) {
 	if w.at == fresh && w.view.Counted { // it did not come into the table
 		w.Rules.Gone(s.fresh.Tuple(flow.Original, &s.extra))
 	}
-	if code == nil && w.at == existing && v.State == flow.Established && p.Kind == packet.Data && s.specialises(v) {
+	if code == nil && w.at == existing && w.view.Conn != &s.fresh && p.Kind == packet.Data && s.specialises(v) {
 		s.specialise(p, v)
 	}
 }
@@ -62,7 +62,7 @@ func (s *Shard) attach(v *Verdict) {
 
 // codeFor returns the code for a packet, nil if the rules are to be walked.
 func (s *Shard) codeFor(p *packet.Packet, v *Verdict) *policy.Code {
-	if s.forward.at != existing || v.State != flow.Established || p.Kind != packet.Data {
+	if s.forward.at != existing || p.Kind != packet.Data {
 		return nil
 	}
 	return s.code(&s.forward.paths[s.forward.entry][v.Dir], p.In)

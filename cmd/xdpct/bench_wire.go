@@ -25,17 +25,18 @@ type wireFlags struct {
 	compare    []string
 	rounds     int
 	ndr, setup bool
-	dump       bool
+	dump, snat bool
 }
 
 // wireOnly and engineOnly are the flags that belong to one kind of measurement.
 var (
-	wireOnly   = []string{"mode", "xdp", "generator", "compare", "rounds", "ndr", "setup", "dump"}
+	wireOnly   = []string{"mode", "xdp", "generator", "compare", "rounds", "ndr", "setup", "dump", "snat"}
 	engineOnly = []string{"proto", "ip", "order", "shards", "batch", "new-rate", "lifecycle", "flood", "checksum"}
 )
 
 func (w *wireFlags) register(f *pflag.FlagSet) {
-	f.StringVar(&w.mode, "mode", string(engine.Bridge), "with --wire: bridge or tap")
+	f.StringVar(&w.mode, "mode", string(engine.Bridge), "with --wire: bridge, tap or router")
+	f.BoolVar(&w.snat, "snat", false, "with --wire --mode router: translate sources, here and in the kernel beside")
 	f.StringVar(&w.xdp, "xdp", string(rx.ModeAuto), "with --wire: auto, driver or generic")
 	f.StringVar(&w.generator, "generator", string(wire.LiveFrames), "with --wire: live (an XDP program's frames) or pktgen (the kernel's, where it has one)")
 	f.StringSliceVar(&w.compare, "compare", nil, "with --wire: kernel (its forwarding with nf_conntrack), forwarding (without), af_xdp (no tracking), xdpct_asavie (the other driver), xdp_drop")
@@ -81,6 +82,9 @@ func (w *wireFlags) run(cmd *cobra.Command, b *benchFlags) error {
 	if w.dump {
 		r.Scenario = fmt.Sprintf("wire/dump/flows=%d", o.Flows)
 	}
+	if o.SNAT {
+		r.Scenario += "/snat"
+	}
 	if o.Size != wire.MinSize {
 		r.Scenario += fmt.Sprintf("/size=%d", o.Size+fcsLen)
 	}
@@ -124,7 +128,7 @@ func (w *wireFlags) options(b *benchFlags) (subjects []wire.Subject, o wire.Opti
 	}
 	o = wire.Options{
 		Setup: wire.Setup{
-			Mode: engine.Mode(w.mode), XDP: rx.XDPMode(w.xdp), Flows: b.load.Flows, CPU: min(1, runtime.NumCPU()-1),
+			Mode: engine.Mode(w.mode), SNAT: w.snat, XDP: rx.XDPMode(w.xdp), Flows: b.load.Flows, CPU: min(1, runtime.NumCPU()-1),
 		},
 		Size: size - fcsLen, Duration: b.load.Duration, Generator: wire.Generator(w.generator),
 	}

@@ -3,7 +3,6 @@ package wire
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -55,8 +54,7 @@ func (k *kernel) start(l *Lab) error {
 		l.box.Sysctl("net/ipv4/ip_forward", "1"),
 		l.box.Sysctl("net/ipv4/conf/all/rp_filter", "0"),
 		l.box.Sysctl("net/ipv4/conf/default/rp_filter", "0"),
-		k.route(inName, firstSource.AsSlice(), genMAC), k.route(outName, destination.AsSlice(), sinkMAC),
-		l.enableNAPI(),
+		l.routes(), l.enableNAPI(),
 	); err != nil {
 		return err
 	}
@@ -72,22 +70,12 @@ func (k *kernel) start(l *Lab) error {
 	if err := k.rule(nftables.ChainHookForward, expr.VerdictAccept); err != nil {
 		return err
 	}
-	return l.box.Sysctl("net/netfilter/nf_conntrack_udp_timeout", strconv.Itoa(udpTimeout))
-}
-
-// route sends a /16 out of an interface, to a neighbour that need not answer.
-func (k *kernel) route(ifname string, ip net.IP, mac net.HardwareAddr) error {
-	ifi, err := k.lab.box.Link(ifname)
-	if err != nil {
-		return err
+	if k.setup.SNAT {
+		if err := k.translate(); err != nil {
+			return err
+		}
 	}
-	nl, at := k.lab.box.Netlink(), ifi.Attrs().Index
-	subnet := &net.IPNet{IP: ip.Mask(net.CIDRMask(16, 32)), Mask: net.CIDRMask(16, 32)}
-	own := &net.IPNet{IP: net.IPv4(ip[0], ip[1], 255, 254), Mask: subnet.Mask}
-	return errors.Join(
-		nl.AddrAdd(ifi, &netlink.Addr{IPNet: own}),
-		nl.NeighAdd(&netlink.Neigh{LinkIndex: at, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac}),
-	)
+	return l.box.Sysctl("net/netfilter/nf_conntrack_udp_timeout", strconv.Itoa(udpTimeout))
 }
 
 // raise raises a limit of conntrack that all namespaces share, until stop.
@@ -132,6 +120,25 @@ func (k *kernel) rule(hook *nftables.ChainHook, verdict expr.VerdictKind) error 
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
 		&expr.Counter{},
 		&expr.Verdict{Kind: verdict},
+	}})
+	return c.Flush()
+}
+
+// translate maps sources to the pool.
+func (k *kernel) translate() error {
+	c, err := nftables.New(nftables.WithNetNSFd(k.lab.box.FD()))
+	if err != nil {
+		return err
+	}
+	t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "translate"})
+	chain := c.AddChain(&nftables.Chain{
+		Name: "postrouting", Table: t, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+	})
+	c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{
+		&expr.Immediate{Register: 1, Data: poolFirst.AsSlice()},
+		&expr.Immediate{Register: 2, Data: poolLast.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegAddrMax: 2},
 	}})
 	return c.Flush()
 }

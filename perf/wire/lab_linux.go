@@ -10,6 +10,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/safchain/ethtool"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/perf/netlab"
 )
@@ -31,6 +33,11 @@ var (
 	// The addresses of RFC 2544's benchmarks, appendix C.2.2.
 	firstSource = netip.MustParseAddr("198.18.0.1")
 	destination = netip.MustParseAddr("198.19.0.1")
+
+	// What sources are mapped to, where they are: so many that two of the load's rarely
+	// come to share one, whose ports might run out.
+	poolFirst = netip.MustParseAddr("198.19.64.0")
+	poolLast  = netip.MustParseAddr("198.19.127.255")
 )
 
 // Lab is a source and a sink, and between them the box that something is to be
@@ -143,6 +150,26 @@ func (r Received) Sub(before Received) Received {
 		r.Latency[i] -= before.Latency[i]
 	}
 	return r
+}
+
+// routes makes the box know the ways to source and sink.
+func (l *Lab) routes() error {
+	return errors.Join(l.route(inName, firstSource.AsSlice(), genMAC), l.route(outName, destination.AsSlice(), sinkMAC))
+}
+
+// route sends a /16 out of an interface, to a neighbour that need not answer.
+func (l *Lab) route(ifname string, ip net.IP, mac net.HardwareAddr) error {
+	ifi, err := l.box.Link(ifname)
+	if err != nil {
+		return err
+	}
+	nl, at := l.box.Netlink(), ifi.Attrs().Index
+	subnet := &net.IPNet{IP: ip.Mask(net.CIDRMask(16, 32)), Mask: net.CIDRMask(16, 32)}
+	own := &net.IPNet{IP: net.IPv4(ip[0], ip[1], 255, 254), Mask: subnet.Mask}
+	return errors.Join(
+		nl.AddrAdd(ifi, &netlink.Addr{IPNet: own}),
+		nl.NeighAdd(&netlink.Neigh{LinkIndex: at, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac}),
+	)
 }
 
 // enableNAPI lets port0 take redirected frames without a program of its own: a

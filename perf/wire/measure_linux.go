@@ -81,8 +81,10 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("frames of %d bytes: must be %d..%d", o.Size, MinSize, MaxSize)
 	case o.Duration < 100*time.Millisecond || o.Duration > time.Minute:
 		return fmt.Errorf("a duration of %v: must be 100ms..1m", o.Duration)
-	case o.Mode != engine.Bridge && o.Mode != engine.Tap:
-		return fmt.Errorf("mode %q: must be bridge or tap", o.Mode)
+	case o.Mode != engine.Bridge && o.Mode != engine.Tap && o.Mode != engine.Router:
+		return fmt.Errorf("mode %q: must be bridge, tap or router", o.Mode)
+	case o.SNAT && o.Mode != engine.Router:
+		return fmt.Errorf("translation needs mode router")
 	case o.Generator != "" && o.Generator != LiveFrames && o.Generator != Pktgen:
 		return fmt.Errorf("generator %q: must be live or pktgen", o.Generator)
 	}
@@ -133,7 +135,11 @@ func (b *bench) setUp() error {
 		}
 	}
 	n, _, err := b.sys.flows()
-	return errors.Join(err, fmt.Errorf("%d of %d connections could be set up", n, b.o.Flows))
+	why := ""
+	if d, err := b.sys.detail(); err == nil && len(d.Drops) > 0 {
+		why = fmt.Sprintf(" (%v)", d.Drops)
+	}
+	return errors.Join(err, fmt.Errorf("%d of %d connections could be set up%s", n, b.o.Flows, why))
 }
 
 // send sends and waits until what is on the way has arrived.
@@ -149,7 +155,7 @@ func (b *bench) send(frames int, pps float64, uniform bool, by Generator) (Sent,
 // done counts the frames that the system is done with.
 func (b *bench) done() (uint64, Received, error) {
 	r, err := b.lab.Received()
-	if err != nil || b.o.Mode == engine.Bridge {
+	if err != nil || b.o.Mode != engine.Tap {
 		return r.Frames, r, err
 	}
 	n, err := b.sys.taken()

@@ -26,7 +26,8 @@ func Subjects() []Subject { return []Subject{XDPCT, Asavie, NFConntrack, Forward
 
 // Setup says how a subject is to work.
 type Setup struct {
-	Mode engine.Mode // engine.Bridge or engine.Tap
+	Mode engine.Mode // engine.Bridge, Tap or Router
+	SNAT bool        // sources are translated; of a Router
 	XDP  rx.XDPMode  // of what uses AF_XDP sockets
 	// Flows is the number of connections that there must be room for.
 	Flows int
@@ -57,8 +58,10 @@ type system interface {
 
 // newSystem makes a subject.
 func newSystem(name Subject, s Setup) (system, error) {
-	tap := s.Mode == engine.Tap
+	tap, router := s.Mode == engine.Tap, s.Mode == engine.Router
 	switch {
+	case router && (name == Asavie || name == AFXDP), s.SNAT && name == Forwarding:
+		return nil, fmt.Errorf("%s cannot be measured in %s mode", name, s.Mode)
 	case name == XDPCT:
 		return &tracker{setup: s, driver: rx.DriverXSK}, nil
 	case name == Asavie:

@@ -2,8 +2,10 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/xdpct/xdpct/engine"
 	"github.com/xdpct/xdpct/flow"
@@ -24,11 +26,24 @@ func (t *tracker) start(l *Lab) error {
 	cfg.Settings.L4.Timeouts.UDP = udpTimeout
 	cfg.Driver = t.driver
 	cfg.Ports = []engine.PortConfig{{Interface: inName}}
-	if t.setup.Mode == engine.Bridge {
+	if t.setup.Mode != engine.Tap {
 		cfg.Ports = append(cfg.Ports, engine.PortConfig{Interface: outName})
 	}
 	if err := l.enableNAPI(); err != nil {
 		return err
+	}
+	if t.setup.Mode == engine.Router {
+		if err := l.routes(); err != nil {
+			return err
+		}
+	}
+	if t.setup.SNAT {
+		file, err := natRules()
+		if err != nil {
+			return err
+		}
+		defer os.Remove(file)
+		cfg.Rules.IPv4 = file
 	}
 	err := l.box.Do(func() (err error) {
 		t.engine, err = engine.Open(cfg, slog.New(slog.DiscardHandler))
@@ -38,6 +53,24 @@ func (t *tracker) start(l *Lab) error {
 		t.engine.Start()
 	}
 	return err
+}
+
+// natRules writes the rules that map sources to the pool, beside one that looks at the
+// state as the kernel's does, into a file.
+func natRules() (name string, err error) {
+	f, err := os.CreateTemp("", "rules")
+	if err != nil {
+		return "", err
+	}
+	_, err = fmt.Fprintf(f, `*filter
+:FORWARD DROP [0:0]
+-A FORWARD -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT
+COMMIT
+*nat
+-A POSTROUTING -o %s -j SNAT --to-source %v-%v
+COMMIT
+`, outName, poolFirst, poolLast)
+	return f.Name(), errors.Join(err, f.Close())
 }
 
 func (t *tracker) ready() error { return nil }
