@@ -31,7 +31,8 @@ func demoCommand() *cobra.Command {
 		Short: "Show it all in namespaces that come and go with the demo",
 		Long: `Build two hosts and a bridge of xdpct between them, in network namespaces of its
 own, let the hosts talk TCP, UDP and ICMP with their own stacks, and show the
-events, the table and the rates. It takes less than a minute, touches nothing of
+events, the table and the rates; then the same with a router that masquerades and
+forwards a port. It takes less than a minute, touches nothing of
 the machine's own and leaves nothing behind.
 
 Without root it says so and replays a capture of such traffic instead.`,
@@ -138,27 +139,12 @@ func demoLive(ctx context.Context, out io.Writer) (err error) {
 	cfg := engine.DefaultConfig()
 	cfg.Mode, cfg.Control = engine.Bridge, filepath.Join(dir, "control.sock")
 	cfg.Ports = []engine.PortConfig{{Interface: "port0"}, {Interface: "port1"}}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() {
-		open := func(c engine.Config, l *slog.Logger) (e *engine.Engine, err error) {
-			return e, errors.Join(d.box.Do(func() error { e, err = engine.Open(c, l); return nil }), err)
-		}
-		log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{ReplaceAttr: dropTime}))
-		ended <- serve(ctx, cfg, log, open, func() { close(ready) })
-	}()
-	select {
-	case <-ready:
-	case err := <-ended:
+	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{ReplaceAttr: dropTime}))
+	err = d.serveWhile(ctx, cfg, log, func(ctx context.Context, c *control.Client) error { return d.show(ctx, out, c) })
+	if err != nil || ctx.Err() != nil {
 		return err
 	}
-	err = d.show(ctx, out, control.NewClient(cfg.Control))
-	if errors.Is(err, context.Canceled) {
-		err = nil // interrupted: that is a way to end a demo
-	}
-	cancel()
-	return errors.Join(err, <-ended)
+	return demoRouter(ctx, out)
 }
 
 func dropTime(_ []string, a slog.Attr) slog.Attr {

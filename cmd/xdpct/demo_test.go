@@ -124,6 +124,10 @@ func TestDemoLive(t *testing.T) {
 		`\nicmp     1 \d+ src=10.77.0.1 `,
 		`[1-9]\d* Mbit/s`,
 		`state RELATED +[1-9]`,
+		`the server at 203.0.113.2:80 sees 203.0.113.1:\d+`,
+		`the server at 10.77.1.2:8080 sees 203.0.113.2:\d+`,
+		`src=203.0.113.2 dst=203.0.113.1 sport=\d+ dport=80 src=10.77.1.2 dst=203.0.113.2 sport=8080 dport=\d+ \[ASSURED\]`,
+		`\[1:60\] -A POSTROUTING -s 10.77.1.0/24 -o wan -j MASQUERADE`,
 	} {
 		if !regexp.MustCompile(want).MatchString(out.String()) {
 			t.Errorf("%q is not in\n%s", want, out.String())
