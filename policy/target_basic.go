@@ -213,7 +213,7 @@ func markOptions(x *masked) []option {
 
 func newMark(flow.Family) target {
 	x := &masked{}
-	return &action{module: "MARK", tables: []string{"mangle"}, opts: markOptions(x), one: true,
+	return &action{module: "MARK", opts: markOptions(x), one: true,
 		do: func(v *View) Verdict {
 			v.Mark = v.Mark&^x.mask ^ x.v
 			return Continue
