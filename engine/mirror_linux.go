@@ -31,7 +31,6 @@ type mirror struct {
 	places     []portVLAN        // of them
 	numbers    map[int]int       // number by the kernel's index
 	table      *route.Table
-	host       rx.Host      // what the programs were told last, but for the port's address
 	told       []*rx.Host   // by port
 	natPorts   *nat.PortSet // that translation may use of the host's own addresses
 	wanted     *nat.PortSet // that rules translate although they are the host's

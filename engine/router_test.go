@@ -126,13 +126,13 @@ func newSite(t *testing.T, rules4, rules6 string, change func(*Config)) *site {
 	if change != nil {
 		change(&cfg)
 	}
-	var log io.Writer = io.Discard
+	log := slog.DiscardHandler
 	if testing.Verbose() {
-		log = os.Stderr
+		log = slog.NewTextHandler(os.Stderr, nil)
 	}
 	var err error
 	if err2 := s.router.Do(func() error {
-		s.e, err = Open(cfg, slog.New(slog.NewTextHandler(log, nil)))
+		s.e, err = Open(cfg, slog.New(log))
 		return nil
 	}); errors.Join(err, err2) != nil {
 		t.Fatal(errors.Join(err, err2))

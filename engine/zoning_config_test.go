@@ -22,8 +22,8 @@ func TestReadmeConfigurations(t *testing.T) {
 			t.Errorf("configuration %d: %v", i+1, err)
 		}
 	}
-	if len(blocks) != 2 {
-		t.Errorf("%d configurations, want 2", len(blocks))
+	if len(blocks) != 3 {
+		t.Errorf("%d configurations, want 3", len(blocks))
 	}
 }
 

@@ -176,7 +176,6 @@ func (m *conntrackMatch) options() []option {
 type hostMask addrMask
 
 func (h *hostMask) read(args []string) error { return (*addrMask)(h).read(args) }
-func (h *hostMask) has(a flow.Addr) bool     { return (*addrMask)(h).has(a) }
 
 func (h *hostMask) text() string {
 	if n, ok := prefixLen(h.mask, h.family); ok && n == familyBits(h.family) {

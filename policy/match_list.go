@@ -371,14 +371,14 @@ func (m *connlimitMatch) conditions(c *compiler) []condition {
 
 // recentMatch is xt_recent.
 type recentMatch struct {
-	family                      flow.Family
-	set, rcheck, update, remove flagOption
-	seconds, hitcount           number
-	reap, rttl                  flagOption
-	table                       word
-	mask                        recentMask
-	rsource, rdest              flagOption
-	list                        *recentList
+	family                        flow.Family
+	doSet, rcheck, update, remove flagOption
+	seconds, hitcount             number
+	reap, rttl                    flagOption
+	table                         word
+	mask                          recentMask
+	rsource, rdest                flagOption
+	list                          *recentList
 }
 
 // recentMask is an address used as a mask.
@@ -427,7 +427,7 @@ func (m *recentMatch) name() string { return "recent" }
 
 func (m *recentMatch) options() []option {
 	return []option{
-		{name: "--set", value: &m.set}, {name: "--rcheck", value: &m.rcheck},
+		{name: "--set", value: &m.doSet}, {name: "--rcheck", value: &m.rcheck},
 		{name: "--update", value: &m.update}, {name: "--remove", value: &m.remove},
 		{name: "--seconds", value: &m.seconds, noNot: true}, {name: "--reap", value: &m.reap, noNot: true},
 		{name: "--hitcount", value: &m.hitcount, noNot: true}, {name: "--rttl", value: &m.rttl, noNot: true},
@@ -438,8 +438,8 @@ func (m *recentMatch) options() []option {
 
 func (m *recentMatch) check(*Rule, *ruleParser) error {
 	n := 0
-	for _, f := range []*flagOption{&m.set, &m.rcheck, &m.update, &m.remove} {
-		if f.given.set {
+	for _, f := range []*flagOption{&m.doSet, &m.rcheck, &m.update, &m.remove} {
+		if f.set {
 			n++
 		}
 	}
@@ -450,10 +450,10 @@ func (m *recentMatch) check(*Rule, *ruleParser) error {
 		return errors.New("--rsource and --rdest exclude each other")
 	case m.reap.set && !m.seconds.set:
 		return errors.New("--reap needs --seconds")
-	case (m.seconds.set || m.hitcount.set) && (m.set.given.set || m.remove.given.set):
+	case (m.seconds.set || m.hitcount.set) && (m.doSet.set || m.remove.set):
 		return errors.New("--seconds and --hitcount go with --rcheck or --update")
 	}
-	m.table.given.set, m.mask.set, m.rsource.set = true, true, !m.rdest.set
+	m.table.set, m.mask.set, m.rsource.set = true, true, !m.rdest.set
 	return nil
 }
 
@@ -475,13 +475,13 @@ func (m *recentMatch) holds(v *View) bool {
 	}
 	m.list.mu.Lock()
 	defer m.list.mu.Unlock()
-	invert := m.set.not || m.rcheck.not || m.update.not || m.remove.not
+	invert := m.doSet.not || m.rcheck.not || m.update.not || m.remove.not
 	e := m.list.entries[a]
 	if e != nil && m.rttl.set && e.ttl != ttl {
 		e = nil
 	}
 	if e == nil {
-		if !m.set.given.set {
+		if !m.doSet.set {
 			return invert
 		}
 		m.list.add(a, v.Now, ttl)
@@ -489,9 +489,9 @@ func (m *recentMatch) holds(v *View) bool {
 	}
 	found := false
 	switch {
-	case m.set.given.set:
+	case m.doSet.set:
 		found = true
-	case m.remove.given.set:
+	case m.remove.set:
 		m.list.drop(a)
 		return !invert
 	default:
@@ -500,7 +500,7 @@ func (m *recentMatch) holds(v *View) bool {
 			m.list.reap(v.Now - int64(m.seconds.n)*1000)
 		}
 	}
-	if m.set.given.set || m.update.given.set && found != invert {
+	if m.doSet.set || m.update.set && found != invert {
 		m.list.touch(a, e, v.Now, ttl)
 	}
 	return found != invert

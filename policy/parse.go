@@ -202,7 +202,6 @@ type ruleParser struct {
 	rule   *Rule
 	words  []token
 	not    *token // a "!" that waits for its option
-	last   option // the last option read, for messages
 }
 
 func (p *parser) rule(words []token) *Error {

@@ -119,7 +119,7 @@ func (r *Ruleset) WriteTo(w io.Writer, counters bool) error {
 				fmt.Fprintln(b, rule.Text(c.Name))
 			}
 		}
-		b.WriteString("COMMIT\n")
+		fmt.Fprintln(b, "COMMIT")
 	}
 	return b.Flush()
 }

@@ -228,7 +228,7 @@ func newConnMark(flow.Family) target {
 		if err := nf.read(args); err != nil {
 			return err
 		}
-		ct.v, ct.given.set, nf.given.set = nf.v, true, true
+		ct.v, ct.set, nf.set = nf.v, true, true
 		return nil
 	}
 	t := &action{module: "CONNMARK"}

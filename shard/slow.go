@@ -71,7 +71,7 @@ func (s *Shard) codeFor(p *packet.Packet, v *Verdict) *policy.Code {
 // ask asks the rules at a hook.
 func (s *Shard) ask(h policy.Hook, code *policy.Code) flow.Reason {
 	w := &s.forward
-	verdict := policy.Accept
+	var verdict policy.Verdict
 	if code != nil {
 		verdict = code.Run(h, &w.view)
 	} else {

@@ -89,7 +89,9 @@ var (
 	demoRight = []string{"10.77.0.2/24", "fd77::2/64"}
 )
 
-func newDemoNet() (d *demoNet, err error) {
+// newDemoNet makes the two hosts, with these addresses, and the box between them,
+// whose ports have these.
+func newDemoNet(left, right, port0, port1 netlab.Port) (d *demoNet, err error) {
 	d = &demoNet{}
 	defer func() {
 		if err != nil {
@@ -104,13 +106,11 @@ func newDemoNet() (d *demoNet, err error) {
 			return d, err
 		}
 	}
-	err = netlab.Join(netlab.Port{NS: d.left, Name: "eth0", Addrs: demoLeft, Offload: true},
-		netlab.Port{NS: d.box, Name: "port0", Offload: true})
-	if err == nil {
-		err = netlab.Join(netlab.Port{NS: d.right, Name: "eth0", Addrs: demoRight, Offload: true},
-			netlab.Port{NS: d.box, Name: "port1", Offload: true})
+	left.NS, right.NS, port0.NS, port1.NS = d.left, d.right, d.box, d.box
+	for _, p := range []*netlab.Port{&left, &right, &port0, &port1} {
+		p.Offload = true
 	}
-	return d, err
+	return d, errors.Join(netlab.Join(left, port0), netlab.Join(right, port1))
 }
 
 func (d *demoNet) close() {
@@ -125,7 +125,8 @@ func (d *demoNet) close() {
 func demoLive(ctx context.Context, out io.Writer) (err error) {
 	fmt.Fprintln(out, "Two hosts, left and right, and xdpct as a bridge between them:")
 	fmt.Fprintln(out, "  left 10.77.0.1, fd77::1 ── port0 [ xdpct ] port1 ── right 10.77.0.2, fd77::2")
-	d, err := newDemoNet()
+	d, err := newDemoNet(netlab.Port{Name: "eth0", Addrs: demoLeft}, netlab.Port{Name: "eth0", Addrs: demoRight},
+		netlab.Port{Name: "port0"}, netlab.Port{Name: "port1"})
 	if err != nil {
 		return err
 	}

@@ -35,26 +35,10 @@ COMMIT
 `
 
 // newRouterNet is a LAN, a router and a WAN, with one host in each net.
-func newRouterNet() (d *demoNet, err error) {
-	d = &demoNet{}
-	defer func() {
-		if err != nil {
-			d.close()
-		}
-	}()
-	for _, n := range []struct {
-		ns   **netlab.NS
-		name string
-	}{{&d.left, "inside"}, {&d.box, "router"}, {&d.right, "outside"}} {
-		if *n.ns, err = netlab.NewNS(n.name); err != nil {
-			return d, err
-		}
-	}
-	err = errors.Join(
-		netlab.Join(netlab.Port{NS: d.left, Name: "eth0", Addrs: []string{"10.77.1.2/24"}, Offload: true},
-			netlab.Port{NS: d.box, Name: "lan", Addrs: []string{"10.77.1.1/24"}, Offload: true}),
-		netlab.Join(netlab.Port{NS: d.right, Name: "eth0", Addrs: []string{"203.0.113.2/24"}, Offload: true},
-			netlab.Port{NS: d.box, Name: "wan", Addrs: []string{"203.0.113.1/24"}, Offload: true}))
+func newRouterNet() (*demoNet, error) {
+	d, err := newDemoNet(
+		netlab.Port{Name: "eth0", Addrs: []string{"10.77.1.2/24"}}, netlab.Port{Name: "eth0", Addrs: []string{"203.0.113.2/24"}},
+		netlab.Port{Name: "lan", Addrs: []string{"10.77.1.1/24"}}, netlab.Port{Name: "wan", Addrs: []string{"203.0.113.1/24"}})
 	if err != nil {
 		return d, err
 	}
@@ -68,10 +52,10 @@ func demoRouter(ctx context.Context, out io.Writer) (err error) {
 	heading(out, "Its rules, as iptables-save prints them")
 	fmt.Fprint(out, demoRules)
 	d, err := newRouterNet()
+	defer d.close()
 	if err != nil {
 		return err
 	}
-	defer d.close()
 	dir, err := os.MkdirTemp("", "xdpct-demo-")
 	if err != nil {
 		return err

@@ -302,8 +302,8 @@ func plain(frame []byte) []byte {
 	f := bytes.Clone(frame)
 	d := f[14:]
 	own := false
-	switch {
-	case d[0]>>4 == 4:
+	switch d[0] >> 4 {
+	case 4:
 		own = d[9] == 1 && (d[20] == 3 || d[20] == 11) || d[9] == 6 && d[33]&4 != 0
 		if own {
 			copy(d, Number(d, 0))

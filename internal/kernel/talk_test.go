@@ -35,8 +35,8 @@ type end struct {
 func seen(frame []byte) *end {
 	d := frame[14:]
 	e := &end{datagram: d}
-	at := 20
-	proto := flow.Proto(0)
+	var at int
+	var proto flow.Proto
 	if d[0]>>4 == 4 {
 		e.src, e.dst = netip.AddrFrom4([4]byte(d[12:])), netip.AddrFrom4([4]byte(d[16:]))
 		at, proto = int(d[0]&15)*4, flow.Proto(d[9])

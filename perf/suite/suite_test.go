@@ -24,7 +24,7 @@ func TestScenarios(t *testing.T) {
 		"- {name: a, engine: {speed: 1}}":                                  "speed",
 		"- {name: a, engine: {proto: gre}}":                                `proto "gre"`,
 		"- {name: a, engine: {ip: 5}}":                                     "ip 5",
-		"- {name: a, wire: {mode: router, flows: 1}}":                      `mode "router"`,
+		"- {name: a, wire: {mode: switch, flows: 1}}":                      `mode "switch"`,
 		"- {name: a, wire: {mode: bridge, flows: 1, compare: [x]}}":        `nothing called "x"`,
 	} {
 		if _, err := readScenarios([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {

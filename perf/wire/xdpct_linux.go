@@ -42,7 +42,7 @@ func (t *tracker) start(l *Lab) error {
 		if err != nil {
 			return err
 		}
-		defer os.Remove(file)
+		defer func() { _ = os.Remove(file) }()
 		cfg.Rules.IPv4 = file
 	}
 	err := l.box.Do(func() (err error) {

@@ -11,6 +11,7 @@
 #include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include <stddef.h>
 
 enum xdp_fate {
 	FATE_STEERED,   // handed to a socket
@@ -92,6 +93,25 @@ struct vlan_hdr {
 	__be16 proto;
 };
 
+// skip_tags returns what is behind at most two VLAN tags at at, and its protocol; NULL
+// if they are cut off.
+static __always_inline void *skip_tags(void *at, void *end, __be16 first, __be16 *proto)
+{
+	*proto = first;
+#pragma unroll
+	for (int i = 0; i < 2; i++) {
+		struct vlan_hdr *v = at;
+
+		if (*proto != bpf_htons(ETH_P_8021Q) && *proto != bpf_htons(ETH_P_8021AD))
+			break;
+		if ((void *)(v + 1) > end)
+			return NULL;
+		*proto = v->proto;
+		at = v + 1;
+	}
+	return at;
+}
+
 #define ND_FIRST 133 // router solicitation
 #define ND_LAST 137  // redirect
 
@@ -105,18 +125,9 @@ static __always_inline int is_traffic(void *data, void *end)
 
 	if (at > end)
 		return 1; // user space has a name for it
-	proto = eth->h_proto;
-#pragma unroll
-	for (int i = 0; i < 2; i++) {
-		struct vlan_hdr *v = at;
-
-		if (proto != bpf_htons(ETH_P_8021Q) && proto != bpf_htons(ETH_P_8021AD))
-			break;
-		if ((void *)(v + 1) > end)
-			return 1;
-		proto = v->proto;
-		at = v + 1;
-	}
+	at = skip_tags(at, end, eth->h_proto, &proto);
+	if (!at)
+		return 1;
 	if (proto == bpf_htons(ETH_P_IP))
 		return 1;
 	if (proto == bpf_htons(ETH_P_IPV6)) {
@@ -195,18 +206,9 @@ static __always_inline int is_routed(void *data, void *end)
 	for (int i = 0; i < 6; i++)
 		if (eth->h_dest[i] != cfg->mac[i])
 			return 0;
-	proto = eth->h_proto;
-#pragma unroll
-	for (int i = 0; i < 2; i++) {
-		struct vlan_hdr *v = at;
-
-		if (proto != bpf_htons(ETH_P_8021Q) && proto != bpf_htons(ETH_P_8021AD))
-			break;
-		if ((void *)(v + 1) > end)
-			return 0;
-		proto = v->proto;
-		at = v + 1;
-	}
+	at = skip_tags(at, end, eth->h_proto, &proto);
+	if (!at)
+		return 0;
 	if (proto == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = at;
 
