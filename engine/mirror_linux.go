@@ -99,12 +99,17 @@ func (m *mirror) reload() error {
 		return fmt.Errorf("listing interfaces: %w", err)
 	}
 	interfaces := slices.Clone(m.interfaces)
+	clear(m.numbers)
 	for _, l := range links {
-		n, ours := m.numbers[l.Attrs().Index]
-		if !ours {
+		// By name: one that was deleted comes back under another index.
+		n := slices.IndexFunc(interfaces, func(i route.Interface) bool { return i.Name == l.Attrs().Name })
+		if n < 0 {
 			continue
 		}
+		m.numbers[l.Attrs().Index] = n
 		i := &interfaces[n]
+		i.Index = l.Attrs().Index
+		m.interfaces[n].Index = i.Index
 		i.MTU, i.Up = l.Attrs().MTU, l.Attrs().Flags&net.FlagUp != 0 && l.Attrs().OperState != netlink.OperDown
 		copy(i.MAC[:], l.Attrs().HardwareAddr)
 		i.ReversePath = m.reversePath(i.Name)
