@@ -51,11 +51,9 @@ func (c *Client) Rules(ctx context.Context, q url.Values) (io.ReadCloser, error)
 	return c.do(ctx, http.MethodGet, "/v1/rules", q, nil)
 }
 
-// LoadRules puts the rules that write writes into force.
-func (c *Client) LoadRules(ctx context.Context, q url.Values, write func(io.Writer) error) error {
-	pr, pw := io.Pipe()
-	go func() { pw.CloseWithError(write(pw)) }()
-	body, err := c.send(ctx, http.MethodPost, "/v1/rules", q, pr)
+// LoadRules puts the rules that text has into force.
+func (c *Client) LoadRules(ctx context.Context, q url.Values, text io.Reader) error {
+	body, err := c.send(ctx, http.MethodPost, "/v1/rules", q, text)
 	if err != nil {
 		return err
 	}

@@ -337,20 +337,27 @@ func (m *mirror) tell() error {
 		h.Ports[i] = &words
 	}
 	for i, p := range m.e.ports {
-		p.mu.Lock()
-		prog := p.program
-		p.mu.Unlock()
-		if prog == nil {
-			m.told[i] = nil
-			continue
-		}
 		mine := h
 		mine.MAC = m.table.Interfaces[i].MAC
-		if err := prog.SetHost(&mine, m.told[i]); err != nil {
+		if err := m.tellPort(i, p, &mine); err != nil {
 			return err
 		}
-		m.told[i] = &mine
 	}
+	return nil
+}
+
+// tellPort tells the program of a port, if it has one now.
+func (m *mirror) tellPort(i int, p *port, h *rx.Host) error {
+	p.mu.Lock() // the program must not be closed meanwhile
+	defer p.mu.Unlock()
+	if p.program == nil {
+		m.told[i] = nil
+		return nil
+	}
+	if err := p.program.SetHost(h, m.told[i]); err != nil {
+		return err
+	}
+	m.told[i] = h
 	return nil
 }
 
@@ -591,9 +598,12 @@ func (m *mirror) askAll(done <-chan struct{}) {
 			if n.addr.Is6() {
 				family = netlink.FAMILY_V6
 			}
+			m.e.book.mu.Lock()
+			index := m.e.book.routes.Interfaces[n.out].Index
+			m.e.book.mu.Unlock()
 			const use = 0x01 // NTF_USE: resolve it, as if it were used
 			_ = m.nl.NeighSet(&netlink.Neigh{
-				LinkIndex: m.interfaces[n.out].Index, Family: family, State: netlink.NUD_NONE, Flags: use, IP: n.addr.AsSlice(),
+				LinkIndex: index, Family: family, State: netlink.NUD_NONE, Flags: use, IP: n.addr.AsSlice(),
 			}) // no answer is an answer: frames do not wait for ever
 		}
 	}

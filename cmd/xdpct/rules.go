@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -60,15 +61,18 @@ func (o *rulesOptions) flags(cmd *cobra.Command, running bool) {
 
 // parseFile reads rules from a file, - for standard input.
 func (o *rulesOptions) parseFile(cmd *cobra.Command, name string) (*policy.Ruleset, error) {
-	if name == "-" {
-		return policy.Parse(cmd.InOrStdin(), "standard input", o.family())
-	}
-	f, err := os.Open(name)
+	text, err := o.readFile(cmd, name)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return policy.Parse(f, name, o.family())
+	return policy.Parse(bytes.NewReader(text), name, o.family())
+}
+
+func (o *rulesOptions) readFile(cmd *cobra.Command, name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(cmd.InOrStdin())
+	}
+	return os.ReadFile(name)
 }
 
 func rulesCheck() *cobra.Command {
@@ -164,14 +168,18 @@ packet on. If anything in the file is not understood, nothing changes.`,
 		Example: "  xdpct rules load /etc/iptables/rules.v4\n  iptables-save | xdpct rules load -",
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, files []string) error {
-			r, err := o.parseFile(cmd, files[0]) // so that errors name the file as it is known here
+			text, err := o.readFile(cmd, files[0])
+			if err != nil {
+				return err
+			}
+			r, err := policy.Parse(bytes.NewReader(text), files[0], o.family()) // so that errors name the file as it is known here
 			if err != nil {
 				return err
 			}
 			for _, n := range r.Notes() {
 				fmt.Fprintln(cmd.ErrOrStderr(), n)
 			}
-			return control.NewClient(o.control).LoadRules(cmd.Context(), o.query(), func(w io.Writer) error { return r.WriteTo(w, true) })
+			return control.NewClient(o.control).LoadRules(cmd.Context(), o.query(), bytes.NewReader(text))
 		},
 	}
 	o.flags(cmd, true)

@@ -214,7 +214,7 @@ func (g *rulesets) natTarget(chain, proto, base string) string {
 	case g.r.IntN(3) == 0:
 		return "MASQUERADE"
 	case withPorts && g.r.IntN(2) == 0:
-		return fmt.Sprintf("SNAT --to-source %s:%s%s", bracket(60), g.pick("3000-3010", "3000", "2000-2100"), g.pick("", " --random"))
+		return fmt.Sprintf("SNAT --to-source %s:%s%s", bracket(60), g.pick("3000-3400", "2000-2400"), g.pick("", " --random"))
 	case g.r.IntN(3) == 0:
 		return fmt.Sprintf("SNAT --to-source %s-%s%s", addr(60), addr(63), g.pick("", " --persistent"))
 	}
