@@ -24,6 +24,7 @@ import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/perf/netlab"
+	"github.com/xdpct/xdpct/rx"
 )
 
 // site is a router of xdpct between a LAN and a WAN, each with a host that has a real
@@ -221,7 +222,11 @@ func host(t *testing.T, hostPort string) netip.Addr {
 // TestRouterMasquerades downloads through the router, over IPv4 translated and over
 // IPv6 as it is, with real stacks and all of their offloads.
 func TestRouterMasquerades(t *testing.T) {
-	s := newSite(t, masqueradeRules4, "", nil)
+	eachDriver(t, testMasquerade)
+}
+
+func testMasquerade(t *testing.T, d rx.Driver) {
+	s := newSite(t, masqueradeRules4, "", func(c *Config) { c.Driver = d })
 	serveTCP(t, s.server, serverIP+":80")
 	serveTCP(t, s.server, "["+server6+"]:80")
 	c, seen := dial(t, s.client, serverIP+":80")
