@@ -175,6 +175,7 @@ func (t *natTarget) check(r *Rule, p *ruleParser) error {
 func (t *natTarget) act(v *View) Verdict {
 	r, ok := t.mapping(v, t)
 	if !ok {
+		v.NoAddress = true
 		return Drop
 	}
 	r.Random = r.Random || t.random.set

@@ -35,9 +35,12 @@ type View struct {
 	Counts []Count
 
 	// What rules asked for.
-	Reject     *reject    // answer, and drop
-	NAT        *nat.Range // of an SNAT, DNAT and the like; valid iff the verdict is Accept
-	NATSrc     bool       // NAT is of the source
+	Reject *reject    // answer, and drop
+	NAT    *nat.Range // of an SNAT, DNAT and the like; valid iff the verdict is Accept
+	NATSrc bool       // NAT is of the source
+	// NoAddress says that a packet is dropped because the interface has no address to
+	// map it to.
+	NoAddress  bool
 	NoTrack    bool
 	Zone       *flow.ZoneID
 	Helper     flow.HelperID

@@ -8,6 +8,8 @@ import (
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
+
+	"pgregory.net/rapid"
 )
 
 var (
@@ -145,6 +147,56 @@ func TestNATExhaustion(t *testing.T) {
 	if st.Reasons[flow.ReasonNATExhausted] != 1000 {
 		t.Errorf("%d counted", st.Reasons[flow.ReasonNATExhausted])
 	}
+}
+
+// TestNATWithoutAddress is pf's no_addrs and empty_table: an interface without an address
+// cannot lend one, and nothing else happens.
+func TestNATWithoutAddress(t *testing.T) {
+	b := newNATBox(t, "*nat\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n")
+	for range 3 {
+		if out, v := b.pass(inside, udp(clientIP, serverIP, 4000, 53)); out != nil || v.Reason != flow.ReasonMasquerade {
+			t.Fatalf("%v %v", v.Action, v.Reason)
+		}
+	}
+	if b.Len() != 0 {
+		t.Errorf("%d connections", b.Len())
+	}
+}
+
+// TestNATIsAFunctionOfTheConnection: whatever else changes, a connection keeps its
+// mapping, and its packets come back to where they came from; a null binding changes
+// nothing (the invariants of RFC 3022).
+func TestNATIsAFunctionOfTheConnection(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		b := newNATBox(t, "*nat\n-A POSTROUTING -s 10.1.0.0/28 -j SNAT --to-source 192.0.2.1-192.0.2.2\nCOMMIT\n")
+		type key struct{ host, sport, server, dport uint16 }
+		mapped, used := map[key]netip.AddrPort{}, map[string]key{}
+		for range rapid.IntRange(1, 200).Draw(rt, "packets") {
+			k := key{
+				rapid.Uint16Range(1, 20).Draw(rt, "host"), rapid.Uint16Range(4000, 4003).Draw(rt, "sport"),
+				rapid.Uint16Range(1, 2).Draw(rt, "server"), rapid.Uint16Range(53, 54).Draw(rt, "dport"),
+			}
+			src := netip.AddrFrom4([4]byte{10, 1, 0, byte(k.host)})
+			dst := netip.AddrFrom4([4]byte{10, 2, 0, byte(k.server)})
+			out, _ := b.pass(inside, udp(src, dst, k.sport, k.dport))
+			from, to := ends(t, out)
+			if was, ok := mapped[k]; ok && was != from {
+				rt.Fatalf("%v was %v, is %v", k, was, from)
+			}
+			if to != netip.AddrPortFrom(dst, k.dport) || k.host < 16 != (from.Addr() != src) || k.host >= 16 && from.Port() != k.sport {
+				rt.Fatalf("%v leaves from %v to %v", k, from, to)
+			}
+			tuple := from.String() + to.String()
+			if other, ok := used[tuple]; ok && other != k {
+				rt.Fatalf("%v and %v look the same outside", k, other)
+			}
+			mapped[k], used[tuple] = from, k
+			back, _ := b.pass(outside, udp(dst, from.Addr(), k.dport, from.Port()))
+			if server, client := ends(t, back); server != to || client != netip.AddrPortFrom(src, k.sport) {
+				rt.Fatalf("the answer to %v comes from %v to %v", k, server, client)
+			}
+		}
+	})
 }
 
 // TestOVSNATVectors: the cases of Open vSwitch's system tests that translate ICMP errors,

@@ -163,7 +163,11 @@ func (s *Shard) setUp(p *packet.Packet, source bool) flow.Reason {
 		hook = policy.NATPostrouting
 	}
 	view.NAT, w.exhausted = nil, false
+	view.NoAddress = false
 	if w.Rules.Run(hook, view) == policy.Drop {
+		if view.NoAddress {
+			return flow.ReasonMasquerade
+		}
 		return flow.ReasonRule
 	}
 	c, x := &s.fresh, &s.extra
