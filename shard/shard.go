@@ -242,16 +242,21 @@ func (s *Shard) Process(pkts []packet.Packet, out []Verdict) {
 		}
 		b.Both[i&(table.MaxBatch-1)] = both
 	}
+	forwards := s.forward.Forwarding != nil
 	t.Locate(b, 0, min(step, n))
 	t.Locate(b, min(step, n), min(2*step, n))
-	s.expectPaths(0, min(step, n))
+	if forwards {
+		s.expectPaths(0, min(step, n))
+	}
 	for at := 0; at < n; at += step {
 		t.Locate(b, min(at+2*step, n), min(at+3*step, n))
 		t.LocateOn(b, min(at+step, n), min(at+2*step, n))
-		s.expectPaths(min(at+step, n), min(at+2*step, n))
+		if forwards {
+			s.expectPaths(min(at+step, n), min(at+2*step, n))
+		}
 		for i := at; i < min(at+step, n); i++ {
 			p, v := &pkts[i], &out[i]
-			if s.forward.Forwarding != nil {
+			if forwards {
 				s.pass(p, i, v)
 			} else if p.Kind == packet.Data {
 				s.track(p, i, v)
@@ -266,9 +271,6 @@ func (s *Shard) Process(pkts []packet.Packet, out []Verdict) {
 // expectPaths asks for what packets from to to-1 of the batch, which are located, will
 // need besides their connections to be forwarded.
 func (s *Shard) expectPaths(from, to int) {
-	if s.forward.Forwarding == nil {
-		return
-	}
 	s.beside.Expect(&s.batch, from, to)
 	if s.forward.translates {
 		s.table.ExpectExtras(&s.batch, from, to)
