@@ -48,6 +48,7 @@ type wireSpec struct {
 	XDP     rx.XDPMode     `yaml:"xdp"`
 	Flows   int            `yaml:"flows"`
 	Size    int            `yaml:"size"`
+	SNAT    bool           `yaml:"snat"`
 	Compare []wire.Subject `yaml:"compare"`
 }
 
@@ -121,7 +122,7 @@ func set[T comparable](dst *T, v T) {
 
 func (w *wireSpec) options(d time.Duration) wire.Options {
 	o := wire.Options{
-		Setup:    wire.Setup{Mode: w.Mode, XDP: rx.ModeAuto, Flows: w.Flows, CPU: 1},
+		Setup:    wire.Setup{Mode: w.Mode, SNAT: w.SNAT, XDP: rx.ModeAuto, Flows: w.Flows, CPU: 1},
 		Size:     wire.MinSize,
 		Duration: d,
 	}
