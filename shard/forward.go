@@ -6,6 +6,7 @@ import (
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/route"
+	"github.com/xdpct/xdpct/table"
 )
 
 // Forwarding is what a shard needs to do more than track: rules, and routes. It is
@@ -32,7 +33,7 @@ type Own struct {
 // path is what is known of one direction of a connection; eight bytes for both, since
 // every packet reads one.
 type path struct {
-	code uint16 // in codes, plus one; 0: not known
+	code uint16 // in codes; 0: not known
 	hop  uint16 // in hops, plus hopBase; what is before that is stale
 }
 
@@ -51,8 +52,9 @@ type forwarding struct {
 	codeIndex  map[string]uint16
 	hops       []route.Hop
 	hopIndex   map[route.Hop]uint16
-	hopBase    uint16 // 0 is never one
-	hopsEver   int    // numbers that were given since paths were cleared of them
+	hopBase    uint16                    // 0 is never one
+	passing    [table.MaxBatch]route.Hop // ways that are not remembered, by place in the batch
+	hopsEver   int                       // numbers that were given since paths were cleared of them
 	special    policy.Special
 
 	own     []Own
@@ -277,7 +279,7 @@ func (s *Shard) fast(p *packet.Packet, v *Verdict) bool {
 			return false
 		}
 		hop = &w.hops[k]
-		if p.Hops() <= 1 || p.Len > uint32(hop.MTU) {
+		if hop.Out != code.Out || p.Hops() <= 1 || p.Len > uint32(hop.MTU) {
 			return false
 		}
 	}

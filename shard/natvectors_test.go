@@ -32,7 +32,7 @@ type natBox struct {
 func newNATBox(t testing.TB, rules string) *natBox {
 	t.Helper()
 	s, err := New(Config{
-		L4: l4.Linux(), Checks: packet.Checks{Transport: true}, MaxConns: 1 << 12, Forwards: true, Translates: true,
+		L4: l4.Linux(), Checks: packet.Checks{Transport: true}, MaxConns: 1 << 14, Forwards: true, Translates: true,
 		Secret: flow.Secret{1, 2, 3, 4, 5, 6, 7}, Seed: 1,
 	}, 0)
 	if err != nil {

@@ -25,7 +25,7 @@ func (s *Shard) slow(p *packet.Packet, v *Verdict) {
 	s.attach(v)
 
 	code := s.codeFor(p, v)
-	reason := s.steps(p, v, code)
+	reason := s.steps(p, v, &code)
 	s.keepMark()
 	if reason != flow.NoReason {
 		v.refuse(reason)
@@ -83,10 +83,11 @@ func (s *Shard) ask(h policy.Hook, code *policy.Code) flow.Reason {
 	return flow.NoReason
 }
 
-// steps does it, and returns why the packet goes no further, if it does not.
-func (s *Shard) steps(p *packet.Packet, v *Verdict, code *policy.Code) flow.Reason {
+// steps does it, and returns why the packet goes no further, if it does not. code is
+// nil afterwards if it was for another way out than the packet's.
+func (s *Shard) steps(p *packet.Packet, v *Verdict, code **policy.Code) flow.Reason {
 	w := &s.forward
-	if r := s.ask(policy.ManglePrerouting, code); r != flow.NoReason {
+	if r := s.ask(policy.ManglePrerouting, *code); r != flow.NoReason {
 		return r
 	}
 	if r := s.translate(p, v, false); r != flow.NoReason {
@@ -99,12 +100,15 @@ func (s *Shard) steps(p *packet.Packet, v *Verdict, code *policy.Code) flow.Reas
 		return r
 	}
 	w.view.Out = v.Out
+	if *code != nil && (*code).Out != v.Out { // routes have changed
+		*code = nil
+	}
 	for _, h := range [...]policy.Hook{policy.MangleForward, policy.FilterForward, policy.SecurityForward} {
-		if r := s.ask(h, code); r != flow.NoReason {
+		if r := s.ask(h, *code); r != flow.NoReason {
 			return s.rejected(p, v, r)
 		}
 	}
-	if r := s.ask(policy.ManglePostrouting, code); r != flow.NoReason {
+	if r := s.ask(policy.ManglePostrouting, *code); r != flow.NoReason {
 		return r
 	}
 	if r := s.translate(p, v, true); r != flow.NoReason {
@@ -318,7 +322,7 @@ func statusOf(c *flow.Conn) flow.Status {
 func (s *Shard) hop(h route.Hop, v *Verdict) *route.Hop {
 	w := &s.forward
 	if h.Marked && w.view.Mark != 0 {
-		return &w.nextHop
+		return w.unkept(h)
 	}
 	i, ok := w.hopIndex[h]
 	if !ok {
@@ -327,7 +331,7 @@ func (s *Shard) hop(h route.Hop, v *Verdict) *route.Hop {
 			w.hops = make([]route.Hop, 0, maxHops) // never moves: verdicts point into it
 		}
 		if i == maxHops {
-			return &w.nextHop
+			return w.unkept(h)
 		}
 		w.hops = append(w.hops, h)
 		w.hopIndex[h] = i
@@ -338,8 +342,14 @@ func (s *Shard) hop(h route.Hop, v *Verdict) *route.Hop {
 	return &w.hops[i]
 }
 
+// unkept keeps a way until the end of the batch.
+func (w *forwarding) unkept(h route.Hop) *route.Hop {
+	w.passing[w.slot] = h
+	return &w.passing[w.slot]
+}
+
 // maxHops is how many different ways a shard remembers.
-const maxHops = 1024
+const maxHops = 8192
 
 // martian reports whether a packet with these addresses is not to be on any link
 // (ip_route_input_slow, ip6_rcv_core).
