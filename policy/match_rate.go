@@ -253,7 +253,7 @@ func (m *connbytesMatch) check(*Rule, *ruleParser) error {
 
 func (m *connbytesMatch) conditions(*compiler) []condition {
 	return []condition{varying(func(v *View) bool {
-		if !v.Tracked {
+		if !v.Tracked || v.Conn == &template {
 			return false
 		}
 		var n flow.Counters

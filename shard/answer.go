@@ -73,6 +73,13 @@ func (s *Shard) reset(p *packet.Packet, v *Verdict) {
 		}
 	}
 	s.emit(d, v, hop, p.In)
+	if w.at == existing { // nf_conntrack_tcp_set_closing
+		c := s.table.Conn(w.entry)
+		before := c.Status
+		c.State = uint8(flow.TCPClose)
+		s.table.Refresh(w.entry, s.in(s.trackers(w.entry, c).Timeouts.TCP[flow.TCPClose]), s.time())
+		s.changed(w.entry, c, before)
+	}
 }
 
 // emit sends a datagram of our own that belongs to the connection of the packet under

@@ -186,6 +186,13 @@ func (s *Shard) setUp(p *packet.Packet, source bool) flow.Reason {
 	}
 	mapped, ok := nat.Choose(now, r, source, s.taken(p), s.alike, w.rand)
 	w.exhausted = !ok // of the destination alone it does not matter: the source may yet make a difference
+	if source && view.NAT != nil && view.Masquerade() {
+		if !c.Extended() {
+			*x = flow.Extra{}
+			c.SetExtended()
+		}
+		x.Masqueraded = uint8(view.Out + 1)
+	}
 	if mapped == now {
 		return flow.NoReason
 	}
@@ -198,9 +205,6 @@ func (s *Shard) setUp(p *packet.Packet, source bool) flow.Reason {
 	x.ZoneDirs = p.Zone.Dirs
 	if source {
 		c.Status |= flow.SrcNAT
-		if view.Masquerade() {
-			x.Masqueraded = uint8(view.Out + 1)
-		}
 	} else {
 		c.Status |= flow.DstNAT
 	}

@@ -21,7 +21,10 @@ import (
 	"github.com/xdpct/xdpct/shard"
 )
 
-var everyPacket = flag.Bool("every-packet", false, "compare counters after every packet, to find the one")
+var (
+	everyPacket = flag.Bool("every-packet", false, "compare counters after every packet, to find the one")
+	onlyRound   = flag.Int("round", -1, "only this ruleset of the seed's")
+)
 
 const (
 	rulesRounds  = 20
@@ -42,6 +45,9 @@ func TestRulesAgree(t *testing.T) {
 	}
 	t.Logf("seed %d (repeat with: go test ./internal/kernel -run %s -seed %d)", s, t.Name(), s)
 	for round := range rulesRounds {
+		if *onlyRound >= 0 && round != *onlyRound {
+			continue
+		}
 		f := flow.IPv4
 		if round%3 == 2 {
 			f = flow.IPv6
