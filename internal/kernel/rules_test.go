@@ -28,7 +28,7 @@ var (
 
 const (
 	rulesRounds  = 20
-	rulesPackets = 1000 // a round
+	rulesPackets = 1100 // a round
 )
 
 // TestRulesAgree puts random rules into a kernel router and into a shard, and lets
