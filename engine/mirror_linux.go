@@ -106,7 +106,7 @@ func (m *mirror) reload() error {
 		i := &interfaces[n]
 		i.Index = l.Attrs().Index
 		m.interfaces[n].Index = i.Index
-		i.MTU, i.Up = l.Attrs().MTU, l.Attrs().Flags&net.FlagUp != 0 && l.Attrs().OperState != netlink.OperDown
+		i.MTU, i.Up = l.Attrs().MTU, l.Attrs().Flags&net.FlagUp != 0 // without a carrier, routes stay
 		copy(i.MAC[:], l.Attrs().HardwareAddr)
 		i.ReversePath = m.reversePath(i.Name)
 		i.Addrs = nil
