@@ -60,9 +60,14 @@ func (m *mirror) freePorts() (*nat.PortSet, error) {
 }
 
 // interest takes what of the host's own traffic rules may translate.
-func (m *mirror) interest(ports *nat.PortSet, all bool) {
+func (m *mirror) interest(ports *nat.PortSet, all bool) error {
+	before, beforeAll := m.wanted, m.wantAll
 	m.wanted, m.wantAll = ports, all
-	_ = m.tell()
+	if err := m.tell(); err != nil {
+		m.wanted, m.wantAll = before, beforeAll
+		return err
+	}
+	return nil
 }
 
 // tell tells the XDP programs what is the host's.

@@ -95,11 +95,13 @@ func (e *Engine) SetRules(r Rules) error {
 	if err != nil {
 		return err
 	}
+	if e.mirror != nil {
+		if err := e.mirror.interest(policy.LocalPorts(r.all()...)); err != nil {
+			return err
+		}
+	}
 	before := e.book.rules
 	e.book.rules, e.book.program = r, p
-	if e.mirror != nil {
-		e.mirror.interest(policy.LocalPorts(r.all()...))
-	}
 	if err := e.apply(); err != nil {
 		return err
 	}

@@ -35,12 +35,9 @@ func (b *base) options() []option {
 
 func (b *base) write(w *strings.Builder) {
 	for _, o := range b.options() {
-		if a, ok := o.value.(*addrMask); ok && a.mask == (flow.Addr{}) {
-			continue // 0.0.0.0/0 says nothing
-		}
-		if a, ok := o.value.(*addrMask); ok && a.family == flow.IPv4 && !a.not {
+		if a, ok := o.value.(*addrMask); ok && !a.not {
 			if n, ok := prefixLen(a.mask, a.family); ok && n == 0 {
-				continue
+				continue // 0.0.0.0/0 says nothing
 			}
 		}
 		writeOptions(w, []option{o})
@@ -66,10 +63,8 @@ func (i *ifName) read(args []string) error {
 	return nil
 }
 
-func (i *ifName) text() string { return quote2(i.name) }
-
-// quote2 prints interface names: iptables-save never quotes them.
-func quote2(s string) string { return s }
+// text is the name as it is: iptables-save never quotes it.
+func (i *ifName) text() string { return i.name }
 
 // is reports whether an interface of that name is meant, "!" left aside.
 func (i *ifName) is(name string) bool {

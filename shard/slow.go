@@ -300,19 +300,16 @@ func (s *Shard) route(p *packet.Packet, v *Verdict) flow.Reason {
 	if p.Hops() <= 1 {
 		return s.answer(p, v, flow.ReasonTTLExceeded, 11, 0, 3, 0, 0)
 	}
-	if size := max(p.Largest, lenUnlessPieces(p)); size > uint32(hop.MTU) && p.DontFragment() {
+	size := p.Len
+	if p.Largest != 0 { // it leaves as it came, in pieces
+		size = p.Largest
+	}
+	if size > uint32(hop.MTU) && p.DontFragment() {
 		return s.answer(p, v, flow.ReasonTooBig, 3, 4, 2, 0, uint32(hop.MTU))
 	}
 	p.SetHops(p.Hops() - 1)
 	v.Hop = s.hop(hop, v)
 	return flow.NoReason
-}
-
-func lenUnlessPieces(p *packet.Packet) uint32 {
-	if p.Largest != 0 {
-		return 0
-	}
-	return p.Len
 }
 
 func statusOf(c *flow.Conn) flow.Status {

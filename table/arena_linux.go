@@ -72,9 +72,12 @@ func (b *Beside[T]) Expect(batch *Batch, from, to int) {
 	}
 }
 
-// expectExtras does the same for the extras of a table.
-func (t *Table) expectExtras(batch *Batch, from, to int) {
-	expectBeside(batch.likely[from:to], (*byte)(unsafe.Pointer(unsafe.SliceData(t.extra))), unsafe.Sizeof(flow.Extra{}))
+// ExpectExtras does the same for the extras of a table in which most connections have
+// one.
+func (t *Table) ExpectExtras(batch *Batch, from, to int) {
+	if from < to {
+		expectBeside(batch.likely[from:to], (*byte)(unsafe.Pointer(unsafe.SliceData(t.extra))), unsafe.Sizeof(flow.Extra{}))
+	}
 }
 
 // Close unmaps it. Of must not be used afterwards.

@@ -71,14 +71,6 @@ func (t *Table) lookupTwoKeyed(b *Batch, n int, key *flow.Tuple, flipped bool, n
 	return t.Find(key, flipped, b.Hash[n&(MaxBatch-1)], now)
 }
 
-// ExpectExtras asks for the extras of packets from to to-1, which are located: for
-// tables where most connections have one.
-func (t *Table) ExpectExtras(b *Batch, from, to int) {
-	if from < to {
-		t.expectExtras(b, from, to)
-	}
-}
-
 // placeReply puts the reply tuple of entry i, whose Extra is x, into the index.
 func (t *Table) placeReply(i uint32, x *flow.Extra) bool {
 	return t.place(x.Reply.Hash(t.secret), i|second) != 0
