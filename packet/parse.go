@@ -179,68 +179,6 @@ func (p *Packet) parseIPv6(off, wire int, checks Checks) {
 	p.parseL4(segment{b[min(at, len(b)):], total - at, len(b) >= total}, checks)
 }
 
-// The extension headers that are walked over (ipv6_ext_hdr).
-const (
-	hopByHop    = 0
-	routing     = 43
-	fragment    = 44
-	authHeader  = 51
-	noNext      = 59
-	destOptions = 60
-)
-
-// extensions is what the walk over extension headers found.
-type extensions struct {
-	proto    flow.Proto // the transport protocol, or that of the header where the walk ended
-	at       int        // its offset in the packet, perhaps beyond its end
-	fragAt   int        // offset of the first fragment header, 0 if there is none
-	fragNext int        // offset of the byte that announces it
-	fragment bool       // a fragment, and not an atomic one; the walk ended there
-	cut      bool       // the chain is cut off, or ends in No Next Header
-}
-
-// skipExtensions walks over the headers of the packet b, the first of which is
-// proto at offset off.
-func skipExtensions(b []byte, proto flow.Proto, off int) extensions {
-	x := extensions{proto: proto, at: off}
-	announced := 6 // in the fixed header
-	for {
-		switch x.proto {
-		case hopByHop, routing, authHeader, destOptions, fragment:
-		case noNext:
-			x.cut = true
-			return x
-		default:
-			return x
-		}
-		if x.proto == fragment && x.fragAt == 0 {
-			x.fragAt, x.fragNext = x.at, announced
-		}
-		if len(b) < x.at+2 { // the kernel asks for no more than it reads
-			x.cut = true
-			return x
-		}
-		size := 8
-		switch x.proto {
-		case fragment:
-			if len(b) < x.at+4 {
-				x.cut = true
-				return x
-			}
-			x.fragment = binary.BigEndian.Uint16(b[x.at+2:])&^6 != 0 // MF or an offset
-		case authHeader:
-			size = (int(b[x.at+1]) + 2) * 4
-		default:
-			size = (int(b[x.at+1]) + 1) * 8
-		}
-		x.proto, announced = flow.Proto(b[x.at]), x.at
-		x.at += size
-		if x.fragment {
-			return x
-		}
-	}
-}
-
 func clip(b []byte, n int) []byte {
 	if len(b) > n {
 		return b[:n]

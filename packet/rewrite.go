@@ -251,24 +251,3 @@ func (p *Packet) Addrs() (src, dst flow.Addr) {
 	}
 	return flow.AddrFrom16(h[8:]), flow.AddrFrom16(h[24:])
 }
-
-// RoutingHeader returns the first IPv6 routing header (type at 2, segments left at
-// 3), nil if there is none.
-func (p *Packet) RoutingHeader() []byte {
-	if p.Family != flow.IPv6 {
-		return nil
-	}
-	b := p.Frame[p.L3:]
-	next, at := b[6], ipv6Len
-	for at+4 <= len(b) {
-		switch next {
-		case routing:
-			return b[at:]
-		case hopByHop, destOptions:
-			next, at = b[at], at+(int(b[at+1])+1)*8
-		default:
-			return nil
-		}
-	}
-	return nil
-}
