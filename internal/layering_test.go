@@ -45,6 +45,7 @@ var mayImport = map[string][]string{
 	"internal/testenv":   {},
 	"internal/reference": {},
 	"internal/dialogue":  {"flow", "packet"},
+	"internal/cases":     {"flow", "packet"},
 	"internal/kernel":    {"flow", "packet", "perf/netlab"},
 }
 
