@@ -4,7 +4,7 @@ GO       ?= go
 LINT      = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 FUZZTIME ?= 60s
 
-.PHONY: build demo test lint race bench perf fuzz pgo generate drift clean
+.PHONY: build demo test lint race bench perf fuzz pgo generate drift ci-stress clean
 
 build: ## the program, as bin/xdpct
 	$(GO) build -o bin/xdpct ./cmd/xdpct
@@ -48,6 +48,11 @@ generate: ## the BPF objects anew (needs clang, llvm-strip and libbpf-dev)
 
 drift: generate ## fail if what is checked in is not what is generated
 	git diff --exit-code -- rx/xdp_bpfel.go rx/xdp_bpfel.o perf/wire/wire_bpfel.go perf/wire/wire_bpfel.o
+
+RUNS ?= 10
+
+ci-stress: ## .ci/run RUNS times on fresh clones while every core is kept busy (hours)
+	.ci/stress $(RUNS)
 
 clean:
 	rm -rf bin
