@@ -37,7 +37,8 @@ fuzz: ## every fuzz target for FUZZTIME
 	$(GO) test ./packet -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./shard -run '^$$' -fuzz FuzzDatagrams -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./engine -run '^$$' -fuzz FuzzReplay -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
-	$(GO) test ./policy -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) -fuzzminimizetime 10x
+	$(GO) test ./policy/syntax -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) -fuzzminimizetime 10x
+	$(GO) test ./policy -run '^$$' -fuzz FuzzCompile -fuzztime $(FUZZTIME) -fuzzminimizetime 10x
 	$(GO) test ./conntrack -run '^$$' -fuzz FuzzCommandLine -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 
 pgo: ## the profile that guides the build of the program anew

@@ -11,6 +11,7 @@ import (
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/policy/syntax"
 	"github.com/xdpct/xdpct/route"
 	"github.com/xdpct/xdpct/shard"
 )
@@ -23,7 +24,7 @@ type RuleFiles struct {
 }
 
 // Rules are rules for both families; either may be nil.
-type Rules struct{ IPv4, IPv6 *policy.Ruleset }
+type Rules struct{ IPv4, IPv6 *syntax.Ruleset }
 
 // Read reads the files. An error names file, line, column and token.
 func (f RuleFiles) Read() (r Rules, err error) {
@@ -32,7 +33,7 @@ func (f RuleFiles) Read() (r Rules, err error) {
 	return Rules{v4, v6}, errors.Join(err4, err6)
 }
 
-func readRules(name string, f flow.Family) (*policy.Ruleset, error) {
+func readRules(name string, f flow.Family) (*syntax.Ruleset, error) {
 	if name == "" {
 		return nil, nil
 	}
@@ -41,12 +42,12 @@ func readRules(name string, f flow.Family) (*policy.Ruleset, error) {
 		return nil, err
 	}
 	defer file.Close()
-	return policy.Parse(file, name, f)
+	return syntax.Parse(file, name, f)
 }
 
 // all returns the rulesets that there are.
-func (r Rules) all() []*policy.Ruleset {
-	return slices.DeleteFunc([]*policy.Ruleset{r.IPv4, r.IPv6}, func(s *policy.Ruleset) bool { return s == nil })
+func (r Rules) all() []*syntax.Ruleset {
+	return slices.DeleteFunc([]*syntax.Ruleset{r.IPv4, r.IPv6}, func(s *syntax.Ruleset) bool { return s == nil })
 }
 
 // rulebook is the rules in force. Its mutex also orders changes of rules and routes.
@@ -100,7 +101,7 @@ func (e *Engine) SetRules(r Rules) error {
 			return err
 		}
 	}
-	before := e.book.rules
+	before := e.book.program
 	e.book.rules, e.book.program = r, p
 	if err := e.apply(); err != nil {
 		return err
@@ -108,12 +109,7 @@ func (e *Engine) SetRules(r Rules) error {
 	// Now no shard counts for the old ones any more.
 	e.counting.Lock()
 	defer e.counting.Unlock()
-	if r.IPv4 != nil && r.IPv4 != before.IPv4 {
-		r.IPv4.CarryCounts(before.IPv4)
-	}
-	if r.IPv6 != nil && r.IPv6 != before.IPv6 {
-		r.IPv6.CarryCounts(before.IPv6)
-	}
+	p.CarryCounts(before)
 	return nil
 }
 
@@ -146,11 +142,7 @@ func (w *worker) settle(p *policy.Program) {
 func (e *Engine) WriteRules(ctx context.Context, out io.Writer, f flow.Family, counters bool) error {
 	e.book.mu.Lock()
 	defer e.book.mu.Unlock()
-	r := e.book.rules.IPv4
-	if f == flow.IPv6 {
-		r = e.book.rules.IPv6
-	}
-	if r == nil {
+	if e.book.program == nil {
 		return nil
 	}
 	for _, w := range e.workers {
@@ -159,14 +151,18 @@ func (e *Engine) WriteRules(ctx context.Context, out io.Writer, f flow.Family, c
 		}
 	}
 	e.counting.Lock()
-	defer e.counting.Unlock()
+	r := e.book.program.Ruleset(f)
+	e.counting.Unlock()
+	if r == nil {
+		return nil
+	}
 	return r.WriteTo(out, counters)
 }
 
 // LoadRules reads rules of a family and puts their tables into force in place of
 // those of the same names. If the error is not nil the rules before stay.
 func (e *Engine) LoadRules(in io.Reader, name string, f flow.Family) error {
-	r, err := policy.Parse(in, name, f)
+	r, err := syntax.Parse(in, name, f)
 	if err != nil {
 		return err
 	}

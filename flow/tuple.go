@@ -17,6 +17,14 @@ const (
 	IPv6 Family = 10 // AF_INET6
 )
 
+// Index returns 0 for IPv4 and 1 for IPv6: the place of a family in an array of two.
+func (f Family) Index() int {
+	if f == IPv4 {
+		return 0
+	}
+	return 1
+}
+
 func (f Family) String() string {
 	switch f {
 	case IPv4:
@@ -100,7 +108,8 @@ func (a Addr) Netip(f Family) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-func (a Addr) less(b Addr) bool {
+// Less orders addresses of one family as numbers.
+func (a Addr) Less(b Addr) bool {
 	return a.Hi < b.Hi || a.Hi == b.Hi && a.Lo < b.Lo
 }
 
@@ -188,7 +197,7 @@ func (t Tuple) Canonical() (key Tuple, flipped bool) {
 		}
 		return t, false
 	}
-	if t.Dst.less(t.Src) || t.Src == t.Dst && t.L4.Dst() < t.L4.Src() {
+	if t.Dst.Less(t.Src) || t.Src == t.Dst && t.L4.Dst() < t.L4.Src() {
 		return Tuple{Src: t.Dst, Dst: t.Src, L4: t.L4.swapped()}, true
 	}
 	return t, false

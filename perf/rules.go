@@ -9,6 +9,7 @@ import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/policy/syntax"
 	"github.com/xdpct/xdpct/shard"
 )
 
@@ -49,11 +50,11 @@ func RuleCost(load EngineLoad, n int) (r RulesResult, err error) {
 	if load.IPv6 {
 		f = flow.IPv6
 	}
-	rules, err := policy.Parse(strings.NewReader(text), "rules", f)
+	rules, err := syntax.Parse(strings.NewReader(text), "rules", f)
 	if err != nil {
 		return r, err
 	}
-	v4, v6 := rules, (*policy.Ruleset)(nil)
+	v4, v6 := rules, (*syntax.Ruleset)(nil)
 	if load.IPv6 {
 		v4, v6 = nil, rules
 	}

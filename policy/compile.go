@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/policy/syntax"
 )
 
 // Hook is a table's chain at one of the points that a forwarded packet passes.
@@ -38,20 +39,25 @@ func hookOf(table, chain string) Hook {
 // MaxInterfaces is how many interfaces a Program tells apart.
 const MaxInterfaces = 63
 
-// Program is compiled rules. It does not change; any number of shards may run it
-// at once.
+// Program is compiled rules, and what they remember: limits, lists, counts of
+// connections. Any number of shards may run it at once. AddCounts, CarryCounts and
+// Ruleset are for one goroutine at a time.
 type Program struct {
-	hooks      [2][NumHooks]*chain // by family, IPv4 first
-	counters   []counterOf
+	hooks    [2][NumHooks]*chain // by family, IPv4 first
+	rulesets [2]*syntax.Ruleset  // that it was made of, by family; nil: none
+	// counts are what rules and policies have counted, the files' counters included.
+	counts []Count
+	// rules and chains say whose a count is.
+	rules      map[*syntax.Rule]int
+	chains     map[*syntax.Chain]int
+	states     map[syntax.Match]any // what matches remember
 	connCounts []*connCount
 	recents    map[string]*recentList
 	nat        [2]bool // there is a table nat
 }
 
-// counterOf says whose a counter is: of a rule, or of a chain's policy.
-type counterOf struct {
-	count *Count
-}
+// Count is what a rule or a policy has seen.
+type Count = syntax.Count
 
 // chain is a chain, compiled.
 type chain struct {
@@ -69,11 +75,11 @@ type rule struct {
 	anyProto                   bool
 	notSrc, notDst, notProto   bool
 	never                      bool // a fragment is asked for, and there are none
-	isGoto, logs               bool
+	isGoto                     bool
 	line                       int
 	count                      int
 	conds                      []condition
-	target                     target // nil: none
+	action                     action
 	jump                       *chain // nil: none
 }
 
@@ -82,86 +88,113 @@ type compiler struct {
 	p          *Program
 	interfaces []string
 	family     flow.Family
-	hook       Hook
-	counts     []*connCount
+	before     *Program // nil: none
+	errs       []error
+}
+
+// stateOf returns what a match remembers: what it remembered in the program before,
+// where that had the same match (its table was not replaced), else what create makes.
+func stateOf[S any](c *compiler, m syntax.Match, create func() S) S {
+	if s, ok := c.p.states[m].(S); ok { // reached from a second hook
+		return s
+	}
+	if c.before != nil {
+		if s, ok := c.before.states[m].(S); ok {
+			c.p.states[m] = s
+			return s
+		}
+	}
+	s := create()
+	c.p.states[m] = s
+	return s
 }
 
 // Compile makes a program of rules for IPv4 and for IPv6, either of which may be
 // nil: then nothing is asked of packets of that family. interfaces are the names of
-// the interfaces, by number; there may be MaxInterfaces. What recent lists of
-// before remember is kept (nil: nothing).
-func Compile(v4, v6 *Ruleset, interfaces []string, before *Program) (*Program, error) {
+// the interfaces, by number; there may be MaxInterfaces. before is the program that
+// this one takes the place of, nil if there is none: tables that both have, and
+// recent lists by their names, go on remembering what they do. The Rulesets are kept.
+func Compile(v4, v6 *syntax.Ruleset, interfaces []string, before *Program) (*Program, error) {
 	if len(interfaces) > MaxInterfaces {
 		return nil, fmt.Errorf("%d interfaces: at most %d", len(interfaces), MaxInterfaces)
 	}
-	p := &Program{recents: map[string]*recentList{}}
+	p := newProgram(v4, v6)
 	if before != nil {
 		for name, l := range before.recents {
 			p.recents[name] = l
 		}
 	}
 	var errs []error
-	for i, r := range []*Ruleset{v4, v6} {
+	for i, r := range p.rulesets {
 		if r == nil {
 			continue
 		}
-		c := &compiler{p: p, interfaces: interfaces, family: r.Family}
+		c := &compiler{p: p, interfaces: interfaces, family: r.Family, before: before}
 		for _, t := range r.Tables {
-			errs = append(errs, c.table(t, &p.hooks[i])...)
+			c.table(t, &p.hooks[i])
 			p.nat[i] = p.nat[i] || t.Name == "nat"
 		}
-		p.connCounts = append(p.connCounts, c.counts...)
+		errs = append(errs, c.errs...)
 	}
 	return p, errors.Join(errs...)
 }
 
-func (c *compiler) table(t *Table, hooks *[NumHooks]*chain) (errs []error) {
-	made := map[*Chain]*chain{}
+func newProgram(v4, v6 *syntax.Ruleset) *Program {
+	return &Program{
+		rulesets: [2]*syntax.Ruleset{v4, v6}, recents: map[string]*recentList{}, states: map[syntax.Match]any{},
+		rules: map[*syntax.Rule]int{}, chains: map[*syntax.Chain]int{},
+	}
+}
+
+// fail notes what is wrong with a rule.
+func (c *compiler) fail(r *syntax.Rule, err error) {
+	c.errs = append(c.errs, fmt.Errorf("line %d: %w", r.Line, err))
+}
+
+func (c *compiler) table(t *syntax.Table, hooks *[NumHooks]*chain) {
+	made := map[*syntax.Chain]*chain{}
 	for _, ch := range t.Chains {
 		h := hookOf(t.Name, ch.Name)
 		if h < 0 {
 			continue
 		}
-		c.hook = h
 		hooks[h] = c.chain(t, ch, made)
-		for _, reached := range reach(t, ch, map[*Chain]bool{}) {
+		for _, reached := range reach(t, ch) {
 			for _, r := range reached.Rules {
 				if err := wrongHook(r, h); err != nil {
-					errs = append(errs, fmt.Errorf("line %d: %w", r.Line, err))
+					c.fail(r, err)
 				}
 			}
 		}
 	}
-	return errs
 }
 
 // reach returns the chains that a chain leads to, itself included.
-func reach(t *Table, c *Chain, seen map[*Chain]bool) (all []*Chain) {
-	if seen[c] {
-		return nil
-	}
-	seen[c] = true
-	all = append(all, c)
-	for _, r := range c.Rules {
-		if r.jump != "" {
-			all = append(all, reach(t, t.Chain(r.jump), seen)...)
+func reach(t *syntax.Table, c *syntax.Chain) []*syntax.Chain {
+	all, seen := []*syntax.Chain{c}, map[*syntax.Chain]bool{c: true}
+	for i := 0; i < len(all); i++ {
+		for _, r := range all[i].Rules {
+			if next := t.Chain(r.Jump); next != nil && !seen[next] {
+				seen[next] = true
+				all = append(all, next)
+			}
 		}
 	}
 	return all
 }
 
 // wrongHook says what is wrong with a rule that packets reach at hook h.
-func wrongHook(r *Rule, h Hook) error {
+func wrongHook(r *syntax.Rule, h Hook) error {
 	point := hookNames[h][1]
-	if t, ok := r.target.(*natTarget); ok && !slices.Contains(t.hooks, point) {
-		return fmt.Errorf("%s is reached from %s", t.module, point)
+	if t, ok := r.Target.(*syntax.NAT); ok && !slices.Contains(t.Hooks(), point) {
+		return fmt.Errorf("%s is reached from %s", t.Name(), point)
 	}
 	return nil
 }
 
 // chain compiles a chain and those that it leads to. One that several hooks reach
 // is compiled once.
-func (c *compiler) chain(t *Table, ch *Chain, made map[*Chain]*chain) *chain {
+func (c *compiler) chain(t *syntax.Table, ch *syntax.Chain, made map[*syntax.Chain]*chain) *chain {
 	if done := made[ch]; done != nil {
 		return done
 	}
@@ -172,7 +205,8 @@ func (c *compiler) chain(t *Table, ch *Chain, made map[*Chain]*chain) *chain {
 		if ch.Policy == "DROP" {
 			out.policy = Drop
 		}
-		out.count = c.counter(&ch.Count)
+		out.count = c.counter(ch.Count)
+		c.p.chains[ch] = out.count
 	}
 	out.rules = make([]rule, 0, len(ch.Rules))
 	for _, r := range ch.Rules {
@@ -181,29 +215,37 @@ func (c *compiler) chain(t *Table, ch *Chain, made map[*Chain]*chain) *chain {
 	return out
 }
 
-func (c *compiler) counter(of *Count) int {
-	c.p.counters = append(c.p.counters, counterOf{of})
-	return len(c.p.counters) - 1
+func (c *compiler) counter(from Count) int {
+	c.p.counts = append(c.p.counts, from)
+	return len(c.p.counts) - 1
 }
 
-func (c *compiler) rule(t *Table, r *Rule, made map[*Chain]*chain) rule {
-	b := &r.base
+func (c *compiler) rule(t *syntax.Table, r *syntax.Rule, made map[*syntax.Chain]*chain) rule {
+	b := &r.Base
 	out := rule{
-		src: b.src.addr, srcMask: b.src.mask, notSrc: b.src.not,
-		dst: b.dst.addr, dstMask: b.dst.mask, notDst: b.dst.not,
-		in: c.ports(&b.in), out: c.ports(&b.out),
-		proto: b.proto.n, anyProto: !b.proto.set || b.proto.any, notProto: b.proto.not,
-		never:  b.frag.set && !b.frag.not,
-		isGoto: r.Goto, line: r.Line, count: c.counter(&r.Count), target: r.target,
+		src: b.Src.Addr, srcMask: b.Src.Mask, notSrc: b.Src.Not,
+		dst: b.Dst.Addr, dstMask: b.Dst.Mask, notDst: b.Dst.Not,
+		in: c.ports(&b.In), out: c.ports(&b.Out),
+		proto: b.Proto.N, anyProto: !b.Proto.Set || b.Proto.Any, notProto: b.Proto.Not,
+		never:  b.Frag.Set && !b.Frag.Not,
+		isGoto: r.Goto, line: r.Line, count: c.counter(r.Count),
 	}
-	if r.target != nil {
-		out.logs = r.target.name() == "LOG" || r.target.name() == "NFLOG"
+	c.p.rules[r] = out.count
+	var err error
+	if r.Target != nil {
+		if out.action, err = c.target(r.Target); err != nil {
+			c.fail(r, err)
+		}
 	}
-	if r.jump != "" {
-		out.jump = c.chain(t, t.Chain(r.jump), made)
+	if r.Jump != "" {
+		out.jump = c.chain(t, t.Chain(r.Jump), made)
 	}
-	for _, m := range r.matches {
-		out.conds = append(out.conds, m.conditions(c)...)
+	for _, m := range r.Matches {
+		conds, err := c.match(m)
+		if err != nil {
+			c.fail(r, err)
+		}
+		out.conds = append(out.conds, conds...)
 	}
 	return out
 }
@@ -212,45 +254,22 @@ func (c *compiler) rule(t *Table, r *Rule, made map[*Chain]*chain) rule {
 const none = 63
 
 // ports returns the interfaces that a name means.
-func (c *compiler) ports(n *ifName) (set uint64) {
-	if !n.set {
+func (c *compiler) ports(n *syntax.IfName) (set uint64) {
+	if !n.Set {
 		return ^uint64(0)
 	}
 	for i, name := range c.interfaces {
-		if n.is(name) {
+		if n.Is(name) {
 			set |= 1 << i
 		}
 	}
-	if n.name == "+" {
+	if n.Name == "+" {
 		set |= 1 << none
 	}
-	if n.not {
+	if n.Not {
 		return ^set
 	}
 	return set
-}
-
-// recent returns the list of a name.
-func (c *compiler) recent(name string) *recentList {
-	l := c.p.recents[name]
-	if l == nil {
-		l = &recentList{entries: map[flow.Addr]*recentEntry{}}
-		c.p.recents[name] = l
-	}
-	return l
-}
-
-// NumCounters is how many counters a shard needs to run the program.
-func (p *Program) NumCounters() int { return len(p.counters) }
-
-// AddCounts adds what a shard has counted to the counts of the Rulesets that the
-// program was made of.
-func (p *Program) AddCounts(counts []Count) {
-	for i, n := range counts {
-		c := p.counters[i].count
-		c.Packets += n.Packets
-		c.Bytes += n.Bytes
-	}
 }
 
 // Gone tells the rules that count connections that one has ended, by its original
@@ -261,22 +280,15 @@ func (p *Program) Gone(t flow.Tuple) {
 	}
 }
 
-func familyIndex(f flow.Family) int {
-	if f == flow.IPv4 {
-		return 0
-	}
-	return 1
-}
-
 // Has reports whether there is a chain at a hook for packets of a family.
-func (p *Program) Has(h Hook, f flow.Family) bool { return p.hooks[familyIndex(f)][h] != nil }
+func (p *Program) Has(h Hook, f flow.Family) bool { return p.hooks[f.Index()][h] != nil }
 
 // Busy reports whether there are rules at a hook, or a policy that drops.
 func (p *Program) Busy(h Hook, f flow.Family) bool {
-	c := p.hooks[familyIndex(f)][h]
+	c := p.hooks[f.Index()][h]
 	return c != nil && (len(c.rules) > 0 || c.policy == Drop)
 }
 
 // NAT reports whether a family has a table nat, so that every connection gets a
 // reply tuple of its own even without a rule (the null binding).
-func (p *Program) NAT(f flow.Family) bool { return p.nat[familyIndex(f)] }
+func (p *Program) NAT(f flow.Family) bool { return p.nat[f.Index()] }

@@ -1,22 +1,22 @@
-// Package policy is the rules: the text that iptables-save and ip6tables-save
-// print, and a program made of it that judges packets as Linux would.
+// Package policy is the program that rules are compiled to: it judges packets as
+// Linux would, and keeps what the rules remember.
 //
-//	text ──Parse──▶ Ruleset ──Compile──▶ Program ──Specialise──▶ Code
-//	     ◀─WriteTo─
+//	text ──syntax.Parse──▶ syntax.Ruleset ──Compile──▶ Program ──Special──▶ Code
+//	     ◀─Ruleset.WriteTo─               ◀──Ruleset──
 //
-// A Ruleset is the text, understood. Every match and target is a type of its own
-// that knows its options (for reading and printing) and its conditions or its
-// action (for judging). What is not understood is an error with line, column and
-// token; nothing is accepted and ignored.
+// The text of iptables-save is the matter of package policy/syntax, whose values do
+// not change once they are read. What changes belongs to the Program: counters, and
+// the state of matches (limits, recent lists, counts of connections). The state of a
+// match is kept by the match of the syntax that it belongs to, so that a table that
+// is not replaced goes on where it was.
 //
 // A Program judges a packet at a Hook as ip_tables does: it walks the rules of
-// each table's chain in order. It is immutable but for what the rules themselves
-// remember (limits, recent lists), and all shards share it; counters belong to
-// each shard.
+// each table's chain in order. All shards share it; counters belong to each shard
+// until they are added to the Program.
 //
 // Walking ten thousand rules for each packet is what made iptables slow. Most of a
 // rule is about things that never change while a connection lives: addresses,
-// ports, interfaces, the state ESTABLISHED. Specialise decides all of that once,
+// ports, interfaces, the state ESTABLISHED. Special decides all of that once,
 // for one direction of one connection, and leaves Code with only the rules that may
 // match, and of those only the conditions that vary from packet to packet (TCP
 // flags, length, marks, limits). Running the Code gives the same verdict, the same

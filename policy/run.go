@@ -4,7 +4,7 @@ import "github.com/xdpct/xdpct/flow"
 
 // Run asks the rules at a hook what becomes of a packet (ipt_do_table).
 func (p *Program) Run(h Hook, v *View) Verdict {
-	c := p.hooks[familyIndex(v.P.Family)][h]
+	c := p.hooks[v.P.Family.Index()][h]
 	if c == nil {
 		return Accept
 	}
@@ -30,7 +30,7 @@ func (c *chain) run(v *View) Verdict {
 			if verdict = r.jump.run(v); verdict == Continue && r.isGoto {
 				return Continue
 			}
-		case r.target != nil:
+		default:
 			if verdict = r.act(v, c); verdict == returned {
 				return Continue
 			}
@@ -50,8 +50,11 @@ func (v *View) count(i int) {
 
 // act does what the rule's target says.
 func (r *rule) act(v *View, c *chain) Verdict {
-	verdict := r.target.act(v)
-	if r.logs {
+	if r.action.do == nil {
+		return r.action.verdict
+	}
+	verdict := r.action.do(v)
+	if r.action.logs {
 		l := &v.Logs[len(v.Logs)-1]
 		l.Table, l.Chain, l.Line = c.table, c.name, r.line
 	}

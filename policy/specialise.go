@@ -60,7 +60,7 @@ func (s *Special) Begin(in, out int) {
 // Hook adds the rules at a hook. v is a packet like those that the code is for, as
 // they are at this hook.
 func (s *Special) Hook(p *Program, h Hook, v *View) {
-	c := p.hooks[familyIndex(v.P.Family)][h]
+	c := p.hooks[v.P.Family.Index()][h]
 	if c == nil || s.done || s.big {
 		return
 	}
@@ -166,14 +166,14 @@ func (s *Special) body(c *chain, r *rule, v *View, ends *[]int) (ended bool) {
 		}
 		return !falls || r.isGoto
 	}
-	switch t := r.target.(type) {
-	case nil:
-		return false
-	case *verdictTarget:
-		if t.verdict == returned {
+	if r.action.do == nil {
+		switch r.action.verdict {
+		case Continue:
+			return false
+		case returned:
 			*ends = append(*ends, s.emit(op{kind: opGoto}))
-		} else {
-			s.emit(op{kind: opResult, result: t.verdict})
+		default:
+			s.emit(op{kind: opResult, result: r.action.verdict})
 		}
 		return true
 	}

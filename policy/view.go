@@ -4,6 +4,7 @@ import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy/syntax"
 )
 
 // View is a packet as rules see it, and what they did to it. The shard that judges
@@ -35,9 +36,9 @@ type View struct {
 	Counts []Count
 
 	// What rules asked for.
-	Reject *reject    // answer, and drop
-	NAT    *nat.Range // of an SNAT, DNAT and the like; valid iff the verdict is Accept
-	NATSrc bool       // NAT is of the source
+	Reject *syntax.RejectType // answer, and drop
+	NAT    *nat.Range         // of an SNAT, DNAT and the like; valid iff the verdict is Accept
+	NATSrc bool               // NAT is of the source
 	// NoAddress says that a packet is dropped because the interface has no address to
 	// map it to.
 	NoAddress  bool
@@ -83,38 +84,6 @@ func (v *View) family() flow.Family { return v.P.Family }
 // l4 returns the transport header and what follows, cut where the frame was.
 func (v *View) l4() []byte { return v.P.Frame[min(int(v.P.L4), len(v.P.Frame)):] }
 
-// condition is one thing that a match asks.
-type condition interface {
-	// constant reports whether the answer is the same for all packets of a
-	// connection in one direction and state, and by one pair of interfaces.
-	constant() bool
-	holds(v *View) bool
-}
-
-// stateful is a condition that remembers: to ask it changes what it answers next.
-type stateful interface {
-	condition
-	remembers()
-}
-
-// match is a match of a rule (-m).
-type match interface {
-	name() string
-	options() []option
-	check(r *Rule, p *ruleParser) error
-	// conditions returns what the match asks, in the order in which it does.
-	conditions(c *compiler) []condition
-}
-
-// target is what a rule does (-j) other than jumping to a chain.
-type target interface {
-	name() string
-	options() []option
-	check(r *Rule, p *ruleParser) error
-	// act does it. The verdict is Continue if the next rule is to be asked.
-	act(v *View) Verdict
-}
-
 // Verdict is what becomes of a packet by the rules.
 type Verdict uint8
 
@@ -125,15 +94,3 @@ const (
 	Drop
 	returned // to the chain that jumped here
 )
-
-// pure is a constant condition.
-type pure func(v *View) bool
-
-func (pure) constant() bool       { return true }
-func (f pure) holds(v *View) bool { return f(v) }
-
-// varying is a condition that may differ from packet to packet.
-type varying func(v *View) bool
-
-func (varying) constant() bool       { return false }
-func (f varying) holds(v *View) bool { return f(v) }

@@ -8,6 +8,7 @@ import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/policy/syntax"
 	"github.com/xdpct/xdpct/route"
 )
 
@@ -36,7 +37,7 @@ func TestRoutesChangeUnderConnections(t *testing.T) {
 	b := newNATBox(t, "")
 	set := func(rules string, out int) {
 		t.Helper()
-		r, err := policy.Parse(strings.NewReader(rules), "rules", flow.IPv4)
+		r, err := syntax.Parse(strings.NewReader(rules), "rules", flow.IPv4)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/policy/syntax"
 )
 
 // inside and outside are the interfaces of a natBox: packets that come by one leave by
@@ -46,7 +47,7 @@ func newNATBox(t testing.TB, rules string) *natBox {
 
 func (b *natBox) setRules(t testing.TB, rules string) {
 	t.Helper()
-	r, err := policy.Parse(strings.NewReader(rules), "rules", flow.IPv4)
+	r, err := syntax.Parse(strings.NewReader(rules), "rules", flow.IPv4)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/xdpct/xdpct/control"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/policy/syntax"
 )
 
 // rulesOptions are the flags of the commands about rules.
@@ -60,12 +61,12 @@ func (o *rulesOptions) flags(cmd *cobra.Command, running bool) {
 }
 
 // parseFile reads rules from a file, - for standard input.
-func (o *rulesOptions) parseFile(cmd *cobra.Command, name string) (*policy.Ruleset, error) {
+func (o *rulesOptions) parseFile(cmd *cobra.Command, name string) (*syntax.Ruleset, error) {
 	text, err := o.readFile(cmd, name)
 	if err != nil {
 		return nil, err
 	}
-	return policy.Parse(bytes.NewReader(text), name, o.family())
+	return syntax.Parse(bytes.NewReader(text), name, o.family())
 }
 
 func (o *rulesOptions) readFile(cmd *cobra.Command, name string) ([]byte, error) {
@@ -87,7 +88,7 @@ func rulesCheck() *cobra.Command {
 			for _, name := range files {
 				r, err := o.parseFile(cmd, name)
 				if err == nil {
-					v4, v6 := r, (*policy.Ruleset)(nil)
+					v4, v6 := r, (*syntax.Ruleset)(nil)
 					if o.v6 {
 						v4, v6 = nil, r
 					}
@@ -172,7 +173,7 @@ packet on. If anything in the file is not understood, nothing changes.`,
 			if err != nil {
 				return err
 			}
-			r, err := policy.Parse(bytes.NewReader(text), files[0], o.family()) // so that errors name the file as it is known here
+			r, err := syntax.Parse(bytes.NewReader(text), files[0], o.family()) // so that errors name the file as it is known here
 			if err != nil {
 				return err
 			}
@@ -197,14 +198,14 @@ The exit code is 1 if there is a difference.`,
 		Example: "  xdpct rules diff rules.v4",
 		Args:    args(cobra.RangeArgs(1, 2)),
 		RunE: func(cmd *cobra.Command, files []string) error {
-			var a *policy.Ruleset
+			var a *syntax.Ruleset
 			var err error
 			if len(files) == 2 {
 				a, err = o.parseFile(cmd, files[0])
 			} else {
 				pr, pw := io.Pipe()
 				go func() { pw.CloseWithError(o.running(cmd, pw)) }()
-				a, err = policy.Parse(pr, "rules in force", o.family())
+				a, err = syntax.Parse(pr, "rules in force", o.family())
 			}
 			if err != nil {
 				return err
@@ -213,7 +214,7 @@ The exit code is 1 if there is a difference.`,
 			if err != nil {
 				return err
 			}
-			lines := policy.Diff(a, b)
+			lines := syntax.Diff(a, b)
 			for _, l := range lines {
 				fmt.Fprintln(cmd.OutOrStdout(), l)
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/policy/syntax"
 	"github.com/xdpct/xdpct/route"
 	"github.com/xdpct/xdpct/shard"
 )
@@ -151,7 +152,7 @@ func (w *shardWorld) exchange(from Side, d []byte) (out [2][][]byte, err error) 
 
 func compareRules(t *testing.T, o *Oracle, text string, f flow.Family, r *rand.Rand, n int) string {
 	t.Helper()
-	rules, err := policy.Parse(strings.NewReader(text), "random", f)
+	rules, err := syntax.Parse(strings.NewReader(text), "random", f)
 	if err != nil {
 		return fmt.Sprintf("xdpct does not take the rules: %v", err)
 	}
@@ -163,7 +164,7 @@ func compareRules(t *testing.T, o *Oracle, text string, f flow.Family, r *rand.R
 		}
 		return fmt.Sprintf("iptables does not take the rules: %v: %s", err, strings.Split(text+strings.Repeat("\n", 200), "\n")[max(line-1, 0)])
 	}
-	v4, v6 := rules, (*policy.Ruleset)(nil)
+	v4, v6 := rules, (*syntax.Ruleset)(nil)
 	if f == flow.IPv6 {
 		v4, v6 = nil, rules
 	}
@@ -205,7 +206,7 @@ func compareRules(t *testing.T, o *Oracle, text string, f flow.Family, r *rand.R
 			return ""
 		}
 		if *everyPacket {
-			if d := compareCounts(o, rules, prog, w.s, f); d != "" {
+			if d := compareCounts(o, prog, w.s, f); d != "" {
 				return fmt.Sprintf("packet %d of %v, side %d: %s\nsent to kernel %x\nsent to xdpct  %x\nxdpct: %v %v %v", i, a.talk.proto, a.from, d, sent[0], sent[1], w.last.Action, w.last.State, w.last.Reason)
 			}
 		}
@@ -237,22 +238,23 @@ func compareRules(t *testing.T, o *Oracle, text string, f flow.Family, r *rand.R
 	if moved > n/10 {
 		return fmt.Sprintf("%d of %d packets left from another port, where the kernel's kept theirs", moved, n)
 	}
-	return compareCounts(o, rules, prog, w.s, f)
+	return compareCounts(o, prog, w.s, f)
 }
 
 // compareCounts compares what the rules of both worlds have counted.
-func compareCounts(o *Oracle, rules *policy.Ruleset, prog *policy.Program, s *shard.Shard, f flow.Family) string {
+func compareCounts(o *Oracle, prog *policy.Program, s *shard.Shard, f flow.Family) string {
 	saved, err := o.Save(f)
 	if err != nil {
 		return err.Error()
 	}
-	k, err := policy.Parse(bytes.NewReader(saved), "saved", f)
+	k, err := syntax.Parse(bytes.NewReader(saved), "saved", f)
 	if err != nil {
 		return err.Error()
 	}
 	counts := s.Counts()
 	prog.AddCounts(counts)
 	clear(counts)
+	rules := prog.Ruleset(f)
 	for _, kt := range k.Tables {
 		xt := rules.Table(kt.Name)
 		if xt == nil {
@@ -260,7 +262,7 @@ func compareCounts(o *Oracle, rules *policy.Ruleset, prog *policy.Program, s *sh
 		}
 		for _, kc := range kt.Chains {
 			xc := xt.Chain(kc.Name)
-			if policy.Dormant(kt.Name, kc.Name) || xc == nil {
+			if syntax.Dormant(kt.Name, kc.Name) || xc == nil {
 				continue
 			}
 			if kc.Policy != "-" && kc.Count != xc.Count {

@@ -1,4 +1,4 @@
-package policy
+package syntax
 
 import (
 	"bufio"
@@ -125,7 +125,7 @@ func (p *parser) chain(words []token) *Error {
 	if len(words) > 3 {
 		return at(words[3], "more than a chain, a policy and counters")
 	}
-	p.table.Chains = append(p.table.Chains, c)
+	p.table.add(c)
 	return nil
 }
 
@@ -153,7 +153,7 @@ func (p *parser) commit(w token) *Error {
 	t := p.table
 	for _, name := range builtin[t.Name] {
 		if t.Chain(name) == nil { // iptables-restore takes it as it is; in a new table that is ACCEPT
-			t.Chains = append(t.Chains, &Chain{Name: name, Policy: "ACCEPT"})
+			t.add(&Chain{Name: name, Policy: "ACCEPT"})
 		}
 	}
 	const visiting, done = 1, 2
@@ -162,17 +162,17 @@ func (p *parser) commit(w token) *Error {
 	visit = func(c *Chain) *Error {
 		state[c.Name] = visiting
 		for _, r := range c.Rules {
-			if r.jump == "" {
+			if r.Jump == "" {
 				continue
 			}
-			next := t.Chain(r.jump)
+			next := t.Chain(r.Jump)
 			switch {
 			case next == nil:
-				e := at(w, "line %d jumps to a chain that table %s does not have: %s", r.Line, t.Name, r.jump)
+				e := at(w, "line %d jumps to a chain that table %s does not have: %s", r.Line, t.Name, r.Jump)
 				e.Token = ""
 				return e
 			case state[next.Name] == visiting:
-				e := at(w, "line %d makes a loop: chain %s leads back to %s", r.Line, r.jump, c.Name)
+				e := at(w, "line %d makes a loop: chain %s leads back to %s", r.Line, r.Jump, c.Name)
 				e.Token = ""
 				return e
 			case state[next.Name] == 0:
@@ -194,18 +194,8 @@ func (p *parser) commit(w token) *Error {
 	return nil
 }
 
-// ruleParser reads one rule.
-type ruleParser struct {
-	family flow.Family
-	table  string
-	chain  string
-	rule   *Rule
-	words  []token
-	not    *token // a "!" that waits for its option
-}
-
 func (p *parser) rule(words []token) *Error {
-	r := &Rule{Line: p.n, base: newBase(p.rules.Family)}
+	r := &Rule{Line: p.n, Base: newBase(p.rules.Family)}
 	if strings.HasPrefix(words[0].text, "[") {
 		var err error
 		if r.Count, err = parseCount(words[0].text); err != nil {
@@ -226,224 +216,15 @@ func (p *parser) rule(words []token) *Error {
 	c := p.table.Chain(words[1].text)
 	if c == nil && slices.Contains(builtin[p.table.Name], words[1].text) {
 		c = &Chain{Name: words[1].text, Policy: "ACCEPT"}
-		p.table.Chains = append(p.table.Chains, c)
+		p.table.add(c)
 	}
 	if c == nil {
 		return at(words[1], "table %s has no such chain (a line :%s - [0:0] makes one)", p.table.Name, words[1].text)
 	}
-	rp := &ruleParser{family: p.rules.Family, table: p.table.Name, chain: c.Name, rule: r, words: words[2:]}
+	rp := &ruleParser{place: place{p.rules.Family, p.table.Name, c.Name}, rule: r, words: words[2:]}
 	if err := rp.parse(); err != nil {
 		return err
 	}
 	c.Rules = append(c.Rules, r)
-	return nil
-}
-
-func (p *ruleParser) parse() *Error {
-	for len(p.words) > 0 {
-		w := p.words[0]
-		p.words = p.words[1:]
-		var err *Error
-		switch w.text {
-		case "!":
-			if p.not != nil {
-				return at(w, "not twice")
-			}
-			p.not = &w
-			continue
-		case "-m", "--match":
-			err = p.match(w)
-		case "-j", "--jump", "-g", "--goto":
-			err = p.jump(w)
-		case "-c", "--set-counters":
-			err = p.counters(w)
-		default:
-			err = p.option(w)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if p.not != nil {
-		return at(*p.not, "nothing follows")
-	}
-	return p.check()
-}
-
-func (p *ruleParser) argument(w token, what string) (token, *Error) {
-	if p.not != nil {
-		return w, at(*p.not, "%s cannot be inverted", w.text)
-	}
-	if len(p.words) == 0 {
-		return w, at(w, "%s is missing", what)
-	}
-	a := p.words[0]
-	p.words = p.words[1:]
-	return a, nil
-}
-
-func (p *ruleParser) match(w token) *Error {
-	name, err := p.argument(w, "the name of a match")
-	if err != nil {
-		return err
-	}
-	m, problem := newMatch(name.text, p.family)
-	if problem != nil {
-		return at(name, "%v", problem)
-	}
-	p.rule.matches = append(p.rule.matches, m)
-	return nil
-}
-
-func (p *ruleParser) counters(w token) *Error {
-	packets, err := p.argument(w, "the number of packets")
-	if err != nil {
-		return err
-	}
-	bytes, err := p.argument(w, "the number of bytes")
-	if err != nil {
-		return err
-	}
-	c, e := parseCount("[" + packets.text + ":" + bytes.text + "]")
-	if e != nil {
-		return at(packets, "a number is expected")
-	}
-	p.rule.Count, p.rule.Counted = c, true
-	return nil
-}
-
-func (p *ruleParser) jump(w token) *Error {
-	name, err := p.argument(w, "a target or chain")
-	if err != nil {
-		return err
-	}
-	if p.rule.target != nil || p.rule.jump != "" {
-		return at(name, "a rule has one target")
-	}
-	p.rule.Goto = w.text == "-g" || w.text == "--goto"
-	if !p.rule.Goto {
-		t, problem := newTarget(name.text, p.family)
-		if problem != nil {
-			return at(name, "%v", problem)
-		}
-		if t != nil {
-			p.rule.target = t
-			return nil
-		}
-	}
-	if slices.Contains(builtin[p.table], name.text) {
-		return at(name, "a chain of the table itself cannot be jumped to")
-	}
-	p.rule.jump = name.text
-	return nil
-}
-
-// option reads an option of the rule, of its target, or of its matches, the last
-// of which comes first.
-func (p *ruleParser) option(w token) *Error {
-	o, ok := p.find(w.text)
-	if !ok {
-		if !strings.HasPrefix(w.text, "-") {
-			return at(w, "an option is expected")
-		}
-		return at(w, "unknown option%s", p.hint())
-	}
-	g := o.value.state()
-	if g.set {
-		return at(w, "given twice")
-	}
-	if p.not != nil && o.noNot {
-		return at(*p.not, "%s cannot be inverted", w.text)
-	}
-	g.not = p.not != nil
-	p.not = nil
-	n := o.value.want()
-	if len(p.words) < n {
-		return at(w, "its argument is missing")
-	}
-	args := make([]string, n)
-	for i := range args {
-		args[i] = p.words[i].text
-	}
-	g.set = true
-	if err := o.value.read(args); err != nil {
-		if n > 0 {
-			return at(p.words[0], "%s: %v", w.text, err)
-		}
-		return at(w, "%v", err)
-	}
-	p.words = p.words[n:]
-	return nil
-}
-
-func (p *ruleParser) hint() string {
-	if len(p.rule.matches) == 0 && p.rule.target == nil {
-		return "; is a match (-m) missing before it?"
-	}
-	return ""
-}
-
-func (p *ruleParser) find(name string) (option, bool) {
-	if o, ok := pick(p.rule.base.options(), name); ok {
-		return o, true
-	}
-	if p.rule.target != nil {
-		if o, ok := pick(p.rule.target.options(), name); ok {
-			return o, true
-		}
-	}
-	for _, m := range slices.Backward(p.rule.matches) {
-		if o, ok := pick(m.options(), name); ok {
-			return o, true
-		}
-	}
-	// -p tcp --dport means -p tcp -m tcp --dport
-	if proto, ok := p.rule.base.proto.only(); ok {
-		if m := implied(proto, p.family); m != nil && !p.has(m.name()) {
-			if _, ok := pick(m.options(), name); ok {
-				p.rule.matches = append(p.rule.matches, m)
-				return pick(m.options(), name)
-			}
-		}
-	}
-	return option{}, false
-}
-
-func (p *ruleParser) has(name string) bool {
-	return slices.ContainsFunc(p.rule.matches, func(m match) bool { return m.name() == name })
-}
-
-func pick(opts []option, name string) (option, bool) {
-	for _, o := range opts {
-		if o.name == name || slices.Contains(o.aliases, name) {
-			return o, true
-		}
-	}
-	return option{}, false
-}
-
-// check is what only the whole rule tells.
-func (p *ruleParser) check() *Error {
-	r := p.rule
-	whole := func(err error) *Error { return &Error{Column: 1, Msg: err.Error()} }
-	for _, m := range r.matches {
-		if err := m.check(r, p); err != nil {
-			return whole(fmt.Errorf("match %s: %w", m.name(), err))
-		}
-	}
-	if r.target != nil {
-		if err := r.target.check(r, p); err != nil {
-			return whole(fmt.Errorf("target %s: %w", r.target.name(), err))
-		}
-	}
-	b := &r.base
-	switch {
-	case b.in.set && (p.chain == "OUTPUT" || p.chain == "POSTROUTING"):
-		return whole(fmt.Errorf("-i has no meaning in %s", p.chain))
-	case b.out.set && (p.chain == "INPUT" || p.chain == "PREROUTING"):
-		return whole(fmt.Errorf("-o has no meaning in %s", p.chain))
-	case b.frag.set && p.family == flow.IPv6:
-		return whole(errors.New("-f is for IPv4; IPv6 has -m frag"))
-	}
 	return nil
 }

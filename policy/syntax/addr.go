@@ -1,4 +1,4 @@
-package policy
+package syntax
 
 import (
 	"errors"
@@ -40,13 +40,13 @@ func parseAddrMask(s string, f flow.Family) (addr, mask flow.Addr, err error) {
 	if addr, err = parseAddr(text, f); err != nil {
 		return addr, mask, err
 	}
-	mask = prefixMask(familyBits(f), f)
+	mask = PrefixMask(familyBits(f), f)
 	if has {
 		if n, e := strconv.Atoi(m); e == nil {
 			if n < 0 || n > familyBits(f) {
 				return addr, mask, fmt.Errorf("the prefix length must be 0..%d", familyBits(f))
 			}
-			mask = prefixMask(n, f)
+			mask = PrefixMask(n, f)
 		} else if mask, err = parseAddr(m, f); err != nil {
 			return addr, mask, errors.New("neither a prefix length nor a mask")
 		} else if f == flow.IPv4 {
@@ -58,9 +58,9 @@ func parseAddrMask(s string, f flow.Family) (addr, mask flow.Addr, err error) {
 	return kept, mask, nil
 }
 
-// prefixMask returns the mask of n bits of an address of family f; those before an
+// PrefixMask returns the mask of n bits of an address of family f; those before an
 // IPv4 address in its mapped form are all ones.
-func prefixMask(n int, f flow.Family) flow.Addr {
+func PrefixMask(n int, f flow.Family) flow.Addr {
 	n += 128 - familyBits(f)
 	if n <= 64 {
 		return flow.Addr{Hi: ^(^uint64(0) >> n)}
@@ -68,53 +68,52 @@ func prefixMask(n int, f flow.Family) flow.Addr {
 	return flow.Addr{Hi: ^uint64(0), Lo: ^(^uint64(0) >> (n - 64))}
 }
 
-// prefixLen is the inverse of prefixMask; ok is false if the mask has holes.
-func prefixLen(m flow.Addr, f flow.Family) (n int, ok bool) {
+// PrefixLen is the inverse of PrefixMask; ok is false if the mask has holes.
+func PrefixLen(m flow.Addr, f flow.Family) (n int, ok bool) {
 	n = bits.LeadingZeros64(^m.Hi)
 	if n == 64 {
 		n += bits.LeadingZeros64(^m.Lo)
 	}
 	n -= 128 - familyBits(f)
-	return n, n >= 0 && prefixMask(n, f) == m
+	return n, n >= 0 && PrefixMask(n, f) == m
 }
 
 func addrText(a flow.Addr, f flow.Family) string { return a.Netip(f).String() }
 
 func addrMaskText(a, m flow.Addr, f flow.Family) string {
-	if n, ok := prefixLen(m, f); ok {
+	if n, ok := PrefixLen(m, f); ok {
 		return fmt.Sprintf("%s/%d", addrText(a, f), n)
 	}
 	return addrText(a, f) + "/" + addrText(m, f)
 }
 
-// addrRange is "first-last".
-type addrRange struct {
-	given
-	family flow.Family
-	lo, hi flow.Addr
+// AddrRange is "first-last", both ends included.
+type AddrRange struct {
+	Given
+	Family flow.Family
+	Lo, Hi flow.Addr
 }
 
-func (r *addrRange) read(args []string) (err error) {
+func (r *AddrRange) read(args []string) (err error) {
 	lo, hi, ranged := strings.Cut(args[0], "-")
-	if r.lo, err = parseAddr(lo, r.family); err != nil {
+	if r.Lo, err = parseAddr(lo, r.Family); err != nil {
 		return err
 	}
-	r.hi = r.lo
+	r.Hi = r.Lo
 	if ranged {
-		if r.hi, err = parseAddr(hi, r.family); err != nil {
+		if r.Hi, err = parseAddr(hi, r.Family); err != nil {
 			return err
 		}
 	}
-	if addrLess(r.hi, r.lo) {
+	if r.Hi.Less(r.Lo) {
 		return errors.New("the range is backwards")
 	}
 	return nil
 }
 
-func (r *addrRange) text() string { return addrText(r.lo, r.family) + "-" + addrText(r.hi, r.family) }
+func (r *AddrRange) text() string { return addrText(r.Lo, r.Family) + "-" + addrText(r.Hi, r.Family) }
 
-func addrLess(a, b flow.Addr) bool { return a.Hi < b.Hi || a.Hi == b.Hi && a.Lo < b.Lo }
-
-func (r *addrRange) has(a flow.Addr) bool {
-	return (!addrLess(a, r.lo) && !addrLess(r.hi, a)) != r.not
+// Has reports whether a is in the range, or not in it if that is asked.
+func (r *AddrRange) Has(a flow.Addr) bool {
+	return (!a.Less(r.Lo) && !r.Hi.Less(a)) != r.Not
 }

@@ -1,45 +1,10 @@
-package policy
+package syntax
 
 import (
 	"fmt"
 	"slices"
 	"strings"
 )
-
-// CarryCounts gives the rules and policies of r, where the file had no counters of
-// theirs, what the same ones of before have counted: those with the same text in the
-// same chain, the first of them to the first.
-func (r *Ruleset) CarryCounts(before *Ruleset) {
-	if before == nil {
-		return
-	}
-	for _, t := range r.Tables {
-		old := before.Table(t.Name)
-		if old == nil {
-			continue
-		}
-		for _, c := range t.Chains {
-			was := old.Chain(c.Name)
-			if was == nil {
-				continue
-			}
-			if c.Count == (Count{}) {
-				c.Count = was.Count
-			}
-			counts := map[string][]Count{}
-			for _, rule := range was.Rules {
-				text := rule.Text(c.Name)
-				counts[text] = append(counts[text], rule.Count)
-			}
-			for _, rule := range c.Rules {
-				text := rule.Text(c.Name)
-				if n := counts[text]; !rule.Counted && len(n) > 0 {
-					rule.Count, counts[text] = n[0], n[1:]
-				}
-			}
-		}
-	}
-}
 
 // With returns r with the tables of change in place of its own, as iptables-restore
 // does it: tables that change does not name stay. Neither is changed.
@@ -151,7 +116,7 @@ func (r *Ruleset) Notes() (notes []string) {
 		}
 		for _, c := range t.Chains {
 			for _, rule := range c.Rules {
-				if n, ok := rule.target.(*natTarget); ok && n.module == "REDIRECT" {
+				if n, ok := rule.Target.(*NAT); ok && n.Kind == Redirect {
 					notes = append(notes, fmt.Sprintf("line %d: REDIRECT sends to this host, whose answers a router does not see: it drops such packets (local_redirect); DNAT to another host works", rule.Line))
 				}
 			}

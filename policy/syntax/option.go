@@ -1,4 +1,4 @@
-package policy
+package syntax
 
 import (
 	"errors"
@@ -26,23 +26,23 @@ type value interface {
 	want() int
 	// text returns the arguments as iptables-save prints them.
 	text() string
-	state() *given
+	state() *Given
 }
 
-// given says whether an option was there, and with "!" before it.
-type given struct{ set, not bool }
+// Given says whether an option was there, and with "!" before it.
+type Given struct{ Set, Not bool }
 
-func (g *given) state() *given { return g }
-func (g *given) want() int     { return 1 }
+func (g *Given) state() *Given { return g }
+func (g *Given) want() int     { return 1 }
 
 // writeOptions prints the options that are set, in their order.
 func writeOptions(b *strings.Builder, opts []option) {
 	for _, o := range opts {
 		g := o.value.state()
-		if !g.set {
+		if !g.Set {
 			continue
 		}
-		if g.not {
+		if g.Not {
 			b.WriteString(" !")
 		}
 		b.WriteString(" " + o.name)
@@ -52,34 +52,34 @@ func writeOptions(b *strings.Builder, opts []option) {
 	}
 }
 
-// flagOption has no argument.
-type flagOption struct{ given }
+// Flag has no argument.
+type Flag struct{ Given }
 
-func (*flagOption) want() int           { return 0 }
-func (*flagOption) read([]string) error { return nil }
-func (*flagOption) text() string        { return "" }
+func (*Flag) want() int           { return 0 }
+func (*Flag) read([]string) error { return nil }
+func (*Flag) text() string        { return "" }
 
 // setBy reads an option that is another way to say one or more others.
 type setBy struct {
-	given
-	n   int
-	set func(args []string) error
+	Given
+	n     int
+	apply func(args []string) error
 }
 
 func (s *setBy) want() int { return s.n }
 
 func (s *setBy) read(args []string) error {
-	err := s.set(args)
-	s.given.set = false
+	err := s.apply(args)
+	s.Given.Set = false
 	return err
 }
 
 func (s *setBy) text() string { return "" }
 
-// number is an unsigned number up to max.
-type number struct {
-	given
-	n   uint64
+// Number is an unsigned number up to max.
+type Number struct {
+	Given
+	N   uint64
 	max uint64 // 0: 2^32-1
 	hex bool   // printed in hexadecimal
 }
@@ -95,33 +95,33 @@ func parseNumber(s string, most uint64) (uint64, error) {
 	return n, nil
 }
 
-func (n *number) read(args []string) (err error) {
+func (n *Number) read(args []string) (err error) {
 	most := n.max
 	if most == 0 {
 		most = 1<<32 - 1
 	}
-	n.n, err = parseNumber(args[0], most)
+	n.N, err = parseNumber(args[0], most)
 	return err
 }
 
-func (n *number) text() string {
+func (n *Number) text() string {
 	if n.hex {
-		return fmt.Sprintf("0x%02x", n.n)
+		return fmt.Sprintf("0x%02x", n.N)
 	}
-	return strconv.FormatUint(n.n, 10)
+	return strconv.FormatUint(n.N, 10)
 }
 
-// span is a range of numbers, both ends included.
-type span struct {
-	given
-	lo, hi uint64
+// Span is a range of numbers, both ends included.
+type Span struct {
+	Given
+	Lo, Hi uint64
 	max    uint64 // 0: 65535
 	open   bool   // "5:" is printed for a range to the maximum
 	port   bool   // names of services are read
 	always bool   // both ends are printed even if equal
 }
 
-func (s *span) read(args []string) error {
+func (s *Span) read(args []string) error {
 	most := s.max
 	if most == 0 {
 		most = 65535
@@ -145,45 +145,45 @@ func (s *span) read(args []string) error {
 		}
 		return n
 	}
-	s.lo = one(lo, 0)
-	s.hi = s.lo
+	s.Lo = one(lo, 0)
+	s.Hi = s.Lo
 	if ranged {
-		s.hi = one(hi, most)
+		s.Hi = one(hi, most)
 	}
-	if err == nil && s.lo > s.hi {
+	if err == nil && s.Lo > s.Hi {
 		err = errors.New("the range is backwards")
 	}
 	return err
 }
 
-func (s *span) text() string {
-	if s.open && s.hi == s.max {
-		return fmt.Sprintf("%d", s.lo)
+func (s *Span) text() string {
+	if s.open && s.Hi == s.max {
+		return fmt.Sprintf("%d", s.Lo)
 	}
-	if s.lo == s.hi && !s.always {
-		return strconv.FormatUint(s.lo, 10)
+	if s.Lo == s.Hi && !s.always {
+		return strconv.FormatUint(s.Lo, 10)
 	}
-	return fmt.Sprintf("%d:%d", s.lo, s.hi)
+	return fmt.Sprintf("%d:%d", s.Lo, s.Hi)
 }
 
-// has reports whether n is in the range, or not in it if that is asked.
-func (s *span) has(n uint64) bool { return (n >= s.lo && n <= s.hi) != s.not }
+// Has reports whether n is in the range, or not in it if that is asked.
+func (s *Span) Has(n uint64) bool { return (n >= s.Lo && n <= s.Hi) != s.Not }
 
-// word is any text.
-type word struct {
-	given
-	s     string
-	most  int // bytes, 0: any number
+// Word is any text.
+type Word struct {
+	Given
+	S     string
+	most  int // bytes, 0: any Number
 	oneOf []string
 }
 
-func (w *word) read(args []string) error {
-	w.s = args[0]
-	if w.most > 0 && len(w.s) > w.most {
+func (w *Word) read(args []string) error {
+	w.S = args[0]
+	if w.most > 0 && len(w.S) > w.most {
 		return fmt.Errorf("longer than %d bytes", w.most)
 	}
 	for _, o := range w.oneOf {
-		if w.s == o {
+		if w.S == o {
 			return nil
 		}
 	}
@@ -193,19 +193,19 @@ func (w *word) read(args []string) error {
 	return nil
 }
 
-func (w *word) text() string { return quote(w.s) }
+func (w *Word) text() string { return quote(w.S) }
 
-// masked is a value and a mask, 32 bits each.
-type masked struct {
-	given
-	v, mask uint32
+// Masked is a value and a mask, 32 bits each.
+type Masked struct {
+	Given
+	V, Mask uint32
 	full    uint32 // the mask that is not printed; 0: all ones
 	always  bool   // the mask is printed in any case
 	most    uint64
 	width   int // digits
 }
 
-func (m *masked) read(args []string) error {
+func (m *Masked) read(args []string) error {
 	most := m.most
 	if most == 0 {
 		most = 1<<32 - 1
@@ -221,36 +221,36 @@ func (m *masked) read(args []string) error {
 			return err
 		}
 	}
-	m.v, m.mask = uint32(n), uint32(k)
+	m.V, m.Mask = uint32(n), uint32(k)
 	return nil
 }
 
-func (m *masked) text() string {
+func (m *Masked) text() string {
 	full := m.full
 	if full == 0 {
 		full = 1<<32 - 1
 	}
-	if m.mask == full && !m.always {
-		return fmt.Sprintf("0x%0*x", m.width, m.v)
+	if m.Mask == full && !m.always {
+		return fmt.Sprintf("0x%0*x", m.width, m.V)
 	}
-	return fmt.Sprintf("0x%0*x/0x%0*x", m.width, m.v, m.width, m.mask)
+	return fmt.Sprintf("0x%0*x/0x%0*x", m.width, m.V, m.width, m.Mask)
 }
 
-// addrMask is an address and a mask of one family.
-type addrMask struct {
-	given
-	family     flow.Family
-	addr, mask flow.Addr
+// AddrMask is an address and a mask of one family.
+type AddrMask struct {
+	Given
+	Family     flow.Family
+	Addr, Mask flow.Addr
 }
 
-func (a *addrMask) read(args []string) (err error) {
-	a.addr, a.mask, err = parseAddrMask(args[0], a.family)
+func (a *AddrMask) read(args []string) (err error) {
+	a.Addr, a.Mask, err = parseAddrMask(args[0], a.Family)
 	return err
 }
 
-func (a *addrMask) text() string { return addrMaskText(a.addr, a.mask, a.family) }
+func (a *AddrMask) text() string { return addrMaskText(a.Addr, a.Mask, a.Family) }
 
-// has reports whether x is one of the addresses, or not one if that is asked.
-func (a *addrMask) has(x flow.Addr) bool {
-	return ((x.Hi^a.addr.Hi)&a.mask.Hi|(x.Lo^a.addr.Lo)&a.mask.Lo == 0) != a.not
+// Has reports whether x is one of the addresses, or not one if that is asked.
+func (a *AddrMask) Has(x flow.Addr) bool {
+	return ((x.Hi^a.Addr.Hi)&a.Mask.Hi|(x.Lo^a.Addr.Lo)&a.Mask.Lo == 0) != a.Not
 }

@@ -1,4 +1,4 @@
-package policy
+package syntax
 
 import (
 	"errors"
@@ -10,33 +10,33 @@ import (
 	"github.com/xdpct/xdpct/flow"
 )
 
-// base is what every rule may ask for by itself (struct ipt_ip).
-type base struct {
-	src, dst addrMask
-	in, out  ifName
-	proto    protocol
-	frag     flagOption // -f: second and later fragments, which tracking never leaves
+// Base is what every rule may ask for by itself (struct ipt_ip).
+type Base struct {
+	Src, Dst AddrMask
+	In, Out  IfName
+	Proto    Protocol
+	Frag     Flag // -f: second and later fragments
 }
 
-func newBase(f flow.Family) base {
-	return base{src: addrMask{family: f}, dst: addrMask{family: f}}
+func newBase(f flow.Family) Base {
+	return Base{Src: AddrMask{Family: f}, Dst: AddrMask{Family: f}}
 }
 
-func (b *base) options() []option {
+func (b *Base) options() []option {
 	return []option{
-		{name: "-s", value: &b.src, aliases: []string{"--source", "--src"}},
-		{name: "-d", value: &b.dst, aliases: []string{"--destination", "--dst"}},
-		{name: "-i", value: &b.in, aliases: []string{"--in-interface"}},
-		{name: "-o", value: &b.out, aliases: []string{"--out-interface"}},
-		{name: "-p", value: &b.proto, aliases: []string{"--protocol", "--proto"}},
-		{name: "-f", value: &b.frag, aliases: []string{"--fragments", "--fragment"}},
+		{name: "-s", value: &b.Src, aliases: []string{"--source", "--src"}},
+		{name: "-d", value: &b.Dst, aliases: []string{"--destination", "--dst"}},
+		{name: "-i", value: &b.In, aliases: []string{"--in-interface"}},
+		{name: "-o", value: &b.Out, aliases: []string{"--out-interface"}},
+		{name: "-p", value: &b.Proto, aliases: []string{"--protocol", "--proto"}},
+		{name: "-f", value: &b.Frag, aliases: []string{"--fragments", "--fragment"}},
 	}
 }
 
-func (b *base) write(w *strings.Builder) {
+func (b *Base) write(w *strings.Builder) {
 	for _, o := range b.options() {
-		if a, ok := o.value.(*addrMask); ok && !a.not {
-			if n, ok := prefixLen(a.mask, a.family); ok && n == 0 {
+		if a, ok := o.value.(*AddrMask); ok && !a.Not {
+			if n, ok := PrefixLen(a.Mask, a.Family); ok && n == 0 {
 				continue // 0.0.0.0/0 says nothing
 			}
 		}
@@ -44,41 +44,41 @@ func (b *base) write(w *strings.Builder) {
 	}
 }
 
-// ifName is the name of an interface; a "+" at its end stands for any rest.
-type ifName struct {
-	given
-	name string
+// IfName is the name of an interface; a "+" at its end stands for any rest.
+type IfName struct {
+	Given
+	Name string
 }
 
-func (i *ifName) read(args []string) error {
-	i.name = args[0]
+func (i *IfName) read(args []string) error {
+	i.Name = args[0]
 	switch {
-	case i.name == "":
+	case i.Name == "":
 		return errors.New("an interface is expected")
-	case len(i.name) > 15:
+	case len(i.Name) > 15:
 		return errors.New("longer than 15 bytes, as no interface is")
-	case strings.ContainsAny(i.name, "/ "):
+	case strings.ContainsAny(i.Name, "/ "):
 		return errors.New("no interface has such a name")
 	}
 	return nil
 }
 
 // text is the name as it is: iptables-save never quotes it.
-func (i *ifName) text() string { return i.name }
+func (i *IfName) text() string { return i.Name }
 
-// is reports whether an interface of that name is meant, "!" left aside.
-func (i *ifName) is(name string) bool {
-	if prefix, ok := strings.CutSuffix(i.name, "+"); ok {
+// Is reports whether an interface of that name is meant, "!" left aside.
+func (i *IfName) Is(name string) bool {
+	if prefix, ok := strings.CutSuffix(i.Name, "+"); ok {
 		return strings.HasPrefix(name, prefix)
 	}
-	return name == i.name
+	return name == i.Name
 }
 
-// protocol is -p: a number, or a name of /etc/protocols.
-type protocol struct {
-	given
-	n    flow.Proto
-	any  bool   // "all", or 0
+// Protocol is -p: a number, or a name of /etc/protocols.
+type Protocol struct {
+	Given
+	N    flow.Proto
+	Any  bool   // "all", or 0
 	name string // as it was given
 }
 
@@ -104,19 +104,19 @@ func parseProto(s string) (p flow.Proto, err error) {
 	return 0, errors.New("a protocol is expected, by number or name")
 }
 
-func (p *protocol) read(args []string) (err error) {
+func (p *Protocol) read(args []string) (err error) {
 	p.name = strings.ToLower(args[0])
-	p.n, err = parseProto(args[0])
-	if err == nil && p.n == 0 {
-		if p.not {
+	p.N, err = parseProto(args[0])
+	if err == nil && p.N == 0 {
+		if p.Not {
 			return errors.New("no protocol at all would match")
 		}
-		p.any = true
+		p.Any = true
 	}
 	return err
 }
 
-func (p *protocol) text() string {
+func (p *Protocol) text() string {
 	if p.name == "icmpv6" {
 		return "ipv6-icmp"
 	}
@@ -130,8 +130,8 @@ func (p *protocol) text() string {
 	return p.name
 }
 
-// is reports whether the rule is for one protocol, and which.
-func (p *protocol) only() (flow.Proto, bool) { return p.n, p.set && !p.not && !p.any }
+// Only reports whether the rule is for one protocol, and which.
+func (p *Protocol) Only() (flow.Proto, bool) { return p.N, p.Set && !p.Not && !p.Any }
 
 // servicePort reads a port by number or by the name of a service.
 func servicePort(s string) (uint16, error) {

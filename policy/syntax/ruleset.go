@@ -1,4 +1,4 @@
-package policy
+package syntax
 
 import (
 	"bufio"
@@ -10,7 +10,8 @@ import (
 	"github.com/xdpct/xdpct/flow"
 )
 
-// Ruleset is what a file of iptables-save or ip6tables-save says.
+// Ruleset is what a file of iptables-save or ip6tables-save says. It does not change
+// once it is parsed, and any number of goroutines may read it.
 type Ruleset struct {
 	Family flow.Family
 	Tables []*Table // in the order of the file
@@ -20,6 +21,7 @@ type Ruleset struct {
 type Table struct {
 	Name   string
 	Chains []*Chain // in the order of the file
+	byName map[string]*Chain
 }
 
 // Chain is a chain: a hook's own, with a policy, or a user's.
@@ -30,7 +32,7 @@ type Chain struct {
 	Rules  []*Rule
 }
 
-// Count is what a rule or a policy has seen.
+// Count is the counters of a rule or a policy as the file has them.
 type Count struct{ Packets, Bytes uint64 }
 
 // Rule is one rule.
@@ -38,11 +40,11 @@ type Rule struct {
 	Line    int // in its file, from 1
 	Count   Count
 	Counted bool // the file has counters
-	base    base
-	matches []match
-	target  target // nil: none
-	Goto    bool
-	jump    string // user chain, "" if none
+	Base    Base
+	Matches []Match
+	Target  Target // nil: none
+	Goto    bool   // -g, not -j
+	Jump    string // user chain, "" if none
 }
 
 // Table returns the table of that name, nil if there is none.
@@ -56,13 +58,15 @@ func (r *Ruleset) Table(name string) *Table {
 }
 
 // Chain returns the chain of that name, nil if there is none.
-func (t *Table) Chain(name string) *Chain {
-	for _, c := range t.Chains {
-		if c.Name == name {
-			return c
-		}
+func (t *Table) Chain(name string) *Chain { return t.byName[name] }
+
+// add puts a chain behind those that the table has.
+func (t *Table) add(c *Chain) {
+	if t.byName == nil {
+		t.byName = map[string]*Chain{}
 	}
-	return nil
+	t.Chains = append(t.Chains, c)
+	t.byName[c.Name] = c
 }
 
 // NumRules returns how many rules there are.
@@ -81,23 +85,42 @@ func (t *Table) NumRules() (n int) {
 	return n
 }
 
+// WithCounts returns a copy of the rules with other counters, which the functions say.
+func (r *Ruleset) WithCounts(ofChain func(*Chain) Count, ofRule func(*Rule) Count) *Ruleset {
+	out := &Ruleset{Family: r.Family}
+	for _, t := range r.Tables {
+		table := &Table{Name: t.Name}
+		for _, c := range t.Chains {
+			chain := &Chain{Name: c.Name, Policy: c.Policy, Count: ofChain(c), Rules: make([]*Rule, len(c.Rules))}
+			for i, rule := range c.Rules {
+				copied := *rule
+				copied.Count = ofRule(rule)
+				chain.Rules[i] = &copied
+			}
+			table.add(chain)
+		}
+		out.Tables = append(out.Tables, table)
+	}
+	return out
+}
+
 // Text returns the rule as iptables-save prints it, without counters.
 func (r *Rule) Text(chain string) string {
 	var b strings.Builder
 	b.WriteString("-A " + quote(chain))
-	r.base.write(&b)
-	for _, m := range r.matches {
-		b.WriteString(" -m " + m.name())
+	r.Base.write(&b)
+	for _, m := range r.Matches {
+		b.WriteString(" -m " + m.Name())
 		writeOptions(&b, m.options())
 	}
 	switch {
 	case r.Goto:
-		b.WriteString(" -g " + quote(r.jump))
-	case r.jump != "":
-		b.WriteString(" -j " + quote(r.jump))
-	case r.target != nil:
-		b.WriteString(" -j " + r.target.name())
-		writeOptions(&b, r.target.options())
+		b.WriteString(" -g " + quote(r.Jump))
+	case r.Jump != "":
+		b.WriteString(" -j " + quote(r.Jump))
+	case r.Target != nil:
+		b.WriteString(" -j " + r.Target.Name())
+		writeOptions(&b, r.Target.options())
 	}
 	return b.String()
 }
@@ -141,7 +164,7 @@ func (r *Ruleset) String() string {
 // Dormant is a chain whose rules are kept but never asked: those for the host's own
 // packets, which do not pass through a forwarder.
 func Dormant(table, chain string) bool {
-	return hookOf(table, chain) < 0 && slices.Contains(builtin[table], chain)
+	return (chain == "INPUT" || chain == "OUTPUT") && slices.Contains(builtin[table], chain)
 }
 
 // builtin lists the chains that a table has by itself.

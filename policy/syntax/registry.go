@@ -1,0 +1,71 @@
+package syntax
+
+import "github.com/xdpct/xdpct/flow"
+
+// matches are the matches that rules may have, by the name after -m. To add one:
+// a type here, a case in policy/compile_match.go, a line in docs/policy.md
+// (docs/adding-a-match.md).
+var matches = map[string]kind[Match]{
+	"addrtype":  both(func(flow.Family) Match { return &AddrType{} }),
+	"comment":   both(func(flow.Family) Match { return newComment() }),
+	"connbytes": both(func(flow.Family) Match { return newConnBytes() }),
+	"connlimit": both(func(f flow.Family) Match { return newConnLimit(f) }),
+	"connmark":  both(func(flow.Family) Match { return &Mark{Conn: true} }),
+	"conntrack": both(func(f flow.Family) Match { return newConntrack(f) }),
+	"dscp":      both(func(flow.Family) Match { return &DSCP{} }),
+	"frag":      v6("-f", func(flow.Family) Match { return newFrag() }),
+	"hashlimit": both(func(f flow.Family) Match { return newHashLimit(f) }),
+	"hl":        v6("ttl", func(flow.Family) Match { return newHops("hl") }),
+	"icmp":      v4("icmp6", func(f flow.Family) Match { return newICMP(f) }),
+	"icmp6":     v6("icmp", func(f flow.Family) Match { return newICMP(f) }),
+	"icmpv6":    v6("icmp", func(f flow.Family) Match { return newICMP(f) }),
+	"iprange":   both(func(f flow.Family) Match { return newIPRange(f) }),
+	"length":    both(func(flow.Family) Match { return &Length{} }),
+	"limit":     both(func(flow.Family) Match { return &Limit{} }),
+	"mac":       both(func(flow.Family) Match { return &MACSource{} }),
+	"mark":      both(func(flow.Family) Match { return &Mark{} }),
+	"multiport": both(func(flow.Family) Match { return &MultiPort{} }),
+	"pkttype":   both(func(flow.Family) Match { return newPktType() }),
+	"recent":    both(func(f flow.Family) Match { return newRecent(f) }),
+	"rpfilter":  both(func(flow.Family) Match { return &RPFilter{} }),
+	"rt":        v6("", func(flow.Family) Match { return newRT() }),
+	"sctp":      both(func(flow.Family) Match { return newPorts("sctp", flow.SCTP) }),
+	"state":     both(func(flow.Family) Match { return &State{} }),
+	"statistic": both(func(flow.Family) Match { return newStatistic() }),
+	"tcp":       both(func(flow.Family) Match { return newTCP() }),
+	"tcpmss":    both(func(flow.Family) Match { return &TCPMSSValue{} }),
+	"tos":       both(func(flow.Family) Match { return newTOS() }),
+	"ttl":       v4("hl", func(flow.Family) Match { return newHops("ttl") }),
+	"udp":       both(func(flow.Family) Match { return newPorts("udp", flow.UDP) }),
+}
+
+// impliedNames are the matches that -p loads by itself.
+var impliedNames = map[flow.Proto]string{
+	flow.TCP: "tcp", flow.UDP: "udp", flow.SCTP: "sctp", flow.ICMP: "icmp", flow.ICMPv6: "icmp6",
+}
+
+// targets are the targets that rules may have, by the name after -j. To add one:
+// a type here, a case in policy/compile_target.go, a line in docs/policy.md
+// (docs/adding-a-match.md).
+var targets = map[string]kind[Target]{
+	"ACCEPT":     both(func(flow.Family) Target { return &Verdict{"ACCEPT"} }),
+	"CONNMARK":   both(func(flow.Family) Target { return newSetConnMark() }),
+	"CT":         both(func(flow.Family) Target { return newCT() }),
+	"DNAT":       both(func(f flow.Family) Target { return newDNAT(f) }),
+	"DROP":       both(func(flow.Family) Target { return &Verdict{"DROP"} }),
+	"DSCP":       both(func(flow.Family) Target { return &SetDSCP{} }),
+	"HL":         v6("TTL", func(flow.Family) Target { return newSetHops("HL") }),
+	"LOG":        both(func(flow.Family) Target { return newLog() }),
+	"MARK":       both(func(flow.Family) Target { return &SetMark{} }),
+	"MASQUERADE": both(func(f flow.Family) Target { return newMasquerade(f) }),
+	"NETMAP":     both(func(f flow.Family) Target { return newNetmap(f) }),
+	"NFLOG":      both(func(flow.Family) Target { return newNFLog() }),
+	"NOTRACK":    both(func(flow.Family) Target { return &CT{Old: true} }),
+	"REDIRECT":   both(func(f flow.Family) Target { return newRedirect(f) }),
+	"REJECT":     both(func(f flow.Family) Target { return newReject(f) }),
+	"RETURN":     both(func(flow.Family) Target { return &Verdict{"RETURN"} }),
+	"SNAT":       both(func(f flow.Family) Target { return newSNAT(f) }),
+	"TCPMSS":     both(func(flow.Family) Target { return newSetMSS() }),
+	"TOS":        both(func(flow.Family) Target { return newSetTOS() }),
+	"TTL":        v4("HL", func(flow.Family) Target { return newSetHops("TTL") }),
+}
