@@ -116,7 +116,8 @@ func (s *Shard) Create(r flow.Record) error {
 		return ErrInvalid
 	}
 	key, flipped := r.Orig.Canonical()
-	c, x := &s.fresh, &s.extra
+	var u unconfirmed
+	c, x := &u.conn, &u.extra
 	*c = flow.Conn{Key: key, Status: r.Status & (settable | flow.Expected), State: r.State, Expires: s.in(r.Timeout)}
 	if flipped {
 		c.Flip = 1
@@ -128,18 +129,18 @@ func (s *Shard) Create(r flow.Record) error {
 	if s.cfg.Timestamp {
 		x.Start = s.wall()
 	}
-	zone := s.cfg.Zones[r.Zone.Zone]
-	x.Policy = zone.Policy
+	u.zone = s.cfg.Zones[r.Zone.Zone]
+	x.Policy = u.zone.Policy
 	if *x != (flow.Extra{}) {
 		c.SetExtended()
 	}
 	if inverse != r.Reply {
-		s.secondKey(r.Reply)
+		u.secondKey(r.Reply)
 		if r.Zone.Directional() {
 			x.ZoneDirs = r.Zone.Dirs
 		}
 	}
-	switch _, reason := s.insert(key.Hash(&s.cfg.Secret), zone); reason {
+	switch _, reason := s.insert(&u, key.Hash(&s.cfg.Secret)); reason {
 	case flow.NoReason:
 		return nil
 	case flow.ReasonClash:

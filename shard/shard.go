@@ -114,8 +114,6 @@ type Shard struct {
 	table *table.Table
 	now   int64 // milliseconds, of the current batch
 	stats Stats
-	fresh flow.Conn  // the connection that begin works on
-	extra flow.Extra // and its Extra, if it has one
 	batch table.Batch
 
 	forward forwarding
@@ -259,7 +257,8 @@ func (s *Shard) Process(pkts []packet.Packet, out []Verdict) {
 			if forwards {
 				s.pass(p, i, v)
 			} else if p.Kind == packet.Data {
-				s.track(p, i, v)
+				entry, hit := t.Lookup(b, i, &p.Key, p.Flipped, s.time())
+				s.track(p, v, nil, entry, hit)
 			} else {
 				s.judge(p, v)
 			}
@@ -290,12 +289,12 @@ func (s *Shard) count(p *packet.Packet, v *Verdict) {
 	}
 }
 
-// judge is nf_conntrack_in for packets that belong to no connection by
-// themselves. It writes all of v.
-func (s *Shard) judge(p *packet.Packet, v *Verdict) {
+// judge is nf_conntrack_in for packets that name no connection of their own, and
+// returns that which an ICMP error is about. It writes all of v.
+func (s *Shard) judge(p *packet.Packet, v *Verdict) connRef {
 	switch p.Kind {
 	case packet.Error:
-		s.related(p, v)
+		return s.related(p, v)
 	case packet.Untracked:
 		*v = Verdict{Action: Accept, State: flow.Untracked, Reason: p.Reason}
 	case packet.Invalid:
@@ -305,6 +304,7 @@ func (s *Shard) judge(p *packet.Packet, v *Verdict) {
 	default:
 		*v = Verdict{Action: Drop, State: flow.Invalid, Reason: p.Reason}
 	}
+	return connRef{}
 }
 
 // invalid lets a packet pass that conntrack can make nothing of, as the kernel

@@ -34,53 +34,51 @@ func (s *Shard) find(p *packet.Packet, i uint32, hit bool) (uint32, flow.Directi
 
 // related judges an ICMP error (nf_conntrack_inet_error): it neither counts nor
 // refreshes.
-func (s *Shard) related(p *packet.Packet, v *Verdict) {
+func (s *Shard) related(p *packet.Packet, v *Verdict) connRef {
 	i, ok := s.table.Find(&p.Key, p.Flipped, p.Hash, s.time())
 	i, d, ok := s.find(p, i, ok)
 	if !ok {
 		v.invalid(flow.ReasonICMPErrorUnknown)
-		return
+		return connRef{}
 	}
 	if p.Misdirected {
 		v.invalid(flow.ReasonICMPErrorAddress)
-		return
+		return connRef{}
 	}
-	s.forward.at, s.forward.entry = existing, i
 	v.State, v.Dir = flow.Related, d
 	v.accept(s.table.Conn(i), flow.NoReason)
+	return connRef{inTable, i}
 }
 
 // track judges a packet that names a connection (resolve_normal_ct and
-// nf_conntrack_handle_packet), packet n of the batch. It writes all of v.
-func (s *Shard) track(p *packet.Packet, n int, v *Verdict) {
-	i, ok := s.table.Lookup(&s.batch, n, &p.Key, p.Flipped, s.time())
+// nf_conntrack_handle_packet), and returns its connection. i and hit are what the
+// packet's key found in the table. It writes all of v.
+//
+// A connection that the packet begins or ends is left in u, for the rules to see; if
+// u is nil there are none, and it goes into the table at once.
+func (s *Shard) track(p *packet.Packet, v *Verdict, u *unconfirmed, i uint32, hit bool) connRef {
 	var d flow.Direction
-	if ok && p.Zone.Dirs == 0 {
+	if hit && p.Zone.Dirs == 0 {
 		d = s.table.Direction(i, &p.Key, p.Flipped)
-	} else if i, d, ok = s.find(p, i, ok); !ok {
-		s.begin(p, v)
-		return
+	} else if i, d, hit = s.find(p, i, hit); !hit {
+		return s.begin(p, v, u)
 	}
 	c := s.table.Conn(i)
-	s.forward.at, s.forward.entry = existing, i
 	v.State, v.Dir = classify(c, d), d
 	status, l4state := c.PublicStatus(), c.State
 
 	r := s.trackers(i, c).Packet(c, p, d, s.time())
 	switch r.Outcome {
 	case l4.Invalid:
-		s.forward.at = nowhere
 		v.invalid(r.Reason)
-		return
+		return connRef{}
 	case l4.Shorten:
-		s.forward.at = nowhere
 		s.table.Refresh(i, s.in(r.Timeout), s.time())
 		v.invalid(r.Reason)
-		return
+		return connRef{}
 	case l4.Reopen:
 		s.table.Remove(i, table.Closed)
-		s.begin(p, v)
-		return
+		return s.begin(p, v, u)
 	}
 	c.Status |= flow.SeenReply * flow.Status(d) // no branch: which way is a coin toss
 	switch r.Outcome {
@@ -93,24 +91,26 @@ func (s *Shard) track(p *packet.Packet, n int, v *Verdict) {
 		s.table.Count(i, d, p.Len)
 		c.Expires = s.time()
 		v.accept(c, r.Reason)
-		s.end(i, c)
-		return
+		return s.end(i, u, table.Closed)
 	}
 	if c.PublicStatus() != status || c.State != l4state {
 		s.changed(i, c, status)
 	}
 	v.accept(c, r.Reason)
+	return connRef{inTable, i}
 }
 
-// end removes entry i, which a packet has closed. That packet is still on its way,
-// so what it may need of the connection is kept.
-func (s *Shard) end(i uint32, c *flow.Conn) {
-	s.fresh, s.forward.at = *c, ended
-	s.extra = flow.Extra{}
-	if x := s.table.Extra(i); x != nil {
-		s.extra = *x
+// end removes entry i because of a packet that is still on its way: what that may need
+// of the connection is kept in u.
+func (s *Shard) end(i uint32, u *unconfirmed, why table.Cause) connRef {
+	if u != nil {
+		u.conn, u.extra = *s.table.Conn(i), flow.Extra{}
+		if x := s.table.Extra(i); x != nil {
+			u.extra = *x
+		}
 	}
-	s.table.Remove(i, table.Closed)
+	s.table.Remove(i, why)
+	return connRef{at: ended}
 }
 
 // trackers returns the trackers with the timeouts of entry i.
@@ -155,99 +155,102 @@ func classify(c *flow.Conn, d flow.Direction) flow.State {
 	return flow.New
 }
 
-// begin judges the first packet of a connection (init_conntrack and
-// __nf_conntrack_confirm). The connection gets a place only if its tracker
-// accepts the packet, so that an INVALID packet never costs another its place,
-// and uses no expectation up.
-func (s *Shard) begin(p *packet.Packet, v *Verdict) {
-	c, trackers := &s.fresh, &s.cfg.L4
-	*c = flow.Conn{Key: p.Key}
+// begin judges the first packet of a connection, which is left in u for confirm, or,
+// if u is nil, is put into the table.
+func (s *Shard) begin(p *packet.Packet, v *Verdict, u *unconfirmed) connRef {
+	if u == nil {
+		return s.beginAtOnce(p, v)
+	}
+	if !s.initConn(p, v, u) {
+		return connRef{}
+	}
+	return connRef{at: begun}
+}
+
+// beginAtOnce begins a connection and puts it into the table.
+func (s *Shard) beginAtOnce(p *packet.Packet, v *Verdict) connRef {
+	var u unconfirmed
+	if !s.initConn(p, v, &u) {
+		return connRef{}
+	}
+	i, reason := s.insert(&u, p.Hash)
+	if reason != flow.NoReason {
+		*v = Verdict{Action: Drop, State: flow.Invalid, Reason: reason}
+		return connRef{}
+	}
+	c := s.table.Conn(i)
+	v.accept(c, v.Reason)
+	return connRef{inTable, i}
+}
+
+// initConn makes in u the connection that a packet begins (init_conntrack). ok is false
+// if its tracker does not accept the packet: then it is INVALID, costs no other
+// connection its place, and uses no expectation up.
+func (s *Shard) initConn(p *packet.Packet, v *Verdict, u *unconfirmed) (ok bool) {
+	c, trackers := &u.conn, &s.cfg.L4
+	*c, u.zone = flow.Conn{Key: p.Key}, Zone{}
 	if p.Flipped {
 		c.Flip = 1
 	}
-	var zone Zone
 	if len(s.cfg.Zones) > 0 {
-		zone = s.cfg.Zones[p.Zone.Zone]
-		trackers = s.policy(zone.Policy)
+		u.zone = s.cfg.Zones[p.Zone.Zone]
+		trackers = s.policy(u.zone.Policy)
 	}
 	r := trackers.New(c, p, s.time())
 	if r.Outcome != l4.Accept {
-		s.forward.at = nowhere
 		v.invalid(r.Reason)
-		return
+		return false
 	}
 	c.Expires = s.expiry(c, r.Timeout)
 	c.Count(flow.Original, p.Len)
-	s.extend(p, zone.Policy)
-	if s.forward.Forwarding != nil { // rules may still drop it: it is not in the table before they have not
-		s.forward.at, s.forward.zone = fresh, zone
-		v.State, v.Dir = classify(c, flow.Original), flow.Original
-		v.accept(c, r.Reason)
-		return
-	}
-	i, reason := s.insert(p.Hash, zone)
-	if reason != flow.NoReason {
-		*v = Verdict{Action: Drop, State: flow.Invalid, Reason: reason}
-		return
-	}
-	e := s.table.Conn(i)
-	v.State, v.Dir = classify(e, flow.Original), flow.Original
-	v.accept(e, r.Reason)
+	s.initExtra(p, u)
+	v.State, v.Dir = classify(c, flow.Original), flow.Original
+	v.accept(c, r.Reason)
+	return true
 }
 
-// extend gives the fresh connection, which begins with p, what only some have.
-func (s *Shard) extend(p *packet.Packet, policy uint16) {
-	c, x := &s.fresh, &s.extra
+// initExtra gives the connection in u, which begins with p, what only some have.
+func (s *Shard) initExtra(p *packet.Packet, u *unconfirmed) {
 	expected := s.cfg.Expect != nil && s.cfg.Expect.Len() > 0
-	if policy == 0 && !s.cfg.Timestamp && !expected && !p.Zone.Directional() {
+	if u.zone.Policy == 0 && !s.cfg.Timestamp && !expected && !p.Zone.Directional() {
 		return
 	}
-	*x = flow.Extra{Policy: policy}
-	if s.cfg.Timestamp {
-		x.Start = s.wall()
+	if u.zone.Policy != 0 || s.cfg.Timestamp {
+		u.extend()
+		u.extra.Policy = u.zone.Policy
 	}
-	if policy != 0 || s.cfg.Timestamp {
-		c.SetExtended()
+	if s.cfg.Timestamp {
+		u.extra.Start = s.wall()
 	}
 	if expected {
 		t := p.Tuple()
 		if m, ok := s.cfg.Expect.Match(&t, s.now); ok {
-			x.Master, x.Mark = m.Master, m.Mark
-			c.Status |= flow.Expected
-			c.SetExtended()
+			u.extend()
+			u.extra.Master, u.extra.Mark = m.Master, m.Mark
+			u.conn.Status |= flow.Expected
 		}
 	}
 	if p.Zone.Directional() {
 		t, _ := p.Tuple().Invert()
 		t.L4 = t.L4.WithZone(p.Zone.In(flow.Reply))
-		s.secondKey(t)
-		x.ZoneDirs = p.Zone.Dirs
+		u.secondKey(t)
+		u.extra.ZoneDirs = p.Zone.Dirs
 	}
 }
 
-// secondKey gives the fresh connection a reply tuple that is not the inverse of
-// the original one.
-func (s *Shard) secondKey(reply flow.Tuple) {
-	key, flipped := reply.Canonical()
-	s.extra.Reply, s.extra.ReplyFlip = key, 0
-	if flipped {
-		s.extra.ReplyFlip = 1
-	}
-	s.fresh.SetTwoKeyed()
-}
-
-// insert gives the fresh connection a place, or says why there is none.
-func (s *Shard) insert(hash uint64, zone Zone) (i uint32, reason flow.Reason) {
-	if zone.Limit != nil && !zone.Limit.Take() {
+// insert gives the connection in u a place, or says why there is none. hash is that of
+// its key.
+func (s *Shard) insert(u *unconfirmed, hash uint64) (i uint32, reason flow.Reason) {
+	if u.zone.Limit != nil && !u.zone.Limit.Take() {
 		return 0, flow.ReasonZoneFull
 	}
-	i, err := s.table.Insert(&s.fresh, &s.extra, hash, s.time())
+	i, err := s.table.Insert(&u.conn, &u.extra, hash, s.time())
 	if err == nil {
 		s.observe(flow.EventNew, i)
 		return i, flow.NoReason
 	}
-	if zone.Limit != nil {
-		zone.Limit.Give()
+	if u.zone.Limit != nil {
+		u.zone.Limit.Give()
 	}
 	switch {
 	case errors.Is(err, table.ErrProbes):

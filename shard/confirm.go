@@ -1,0 +1,101 @@
+package shard
+
+import (
+	"github.com/xdpct/xdpct/flow"
+)
+
+// extend gives the connection an Extra, an empty one if it had none.
+func (u *unconfirmed) extend() {
+	if !u.conn.Extended() {
+		u.extra = flow.Extra{}
+		u.conn.SetExtended()
+	}
+}
+
+// secondKey gives the connection a reply tuple that is not the inverse of the original
+// one.
+func (u *unconfirmed) secondKey(reply flow.Tuple) {
+	u.extend()
+	key, flipped := reply.Canonical()
+	u.extra.Reply, u.extra.ReplyFlip = key, 0
+	if flipped {
+		u.extra.ReplyFlip = 1
+	}
+	u.conn.SetTwoKeyed()
+}
+
+// confirm puts the connection that the packet begins into the table
+// (__nf_conntrack_confirm): only now, since a packet that was dropped before is to
+// leave none.
+func (s *Shard) confirm(t *transit) flow.Reason {
+	if t.ref.at != begun {
+		return flow.NoReason
+	}
+	f, u, v := &s.forward, &t.un, t.v
+	s.takeOver(t)
+	if t.noTuple {
+		v.Conn = false
+		return flow.ReasonNATExhausted
+	}
+	i, reason := s.insert(u, t.p.Key.Hash(&s.cfg.Secret))
+	if reason != flow.NoReason {
+		v.Conn = false
+		return reason
+	}
+	f.paths[i] = [2]path{}
+	c, x := s.table.Conn(i), s.table.Extra(i)
+	if f.Rules.NAT(t.p.Family) {
+		o := c.Tuple(flow.Original, x)
+		f.sources.add(sourceHash(&o, &s.cfg.Secret), i)
+	}
+	v.L4State, v.Status, v.Expires = c.State, c.PublicStatus(), c.Expires
+	t.ref = connRef{at: inTable, entry: i}
+	if t.hasHop && v.Hop != nil && !t.hop.Marked {
+		s.keepHop(t)
+	}
+	return flow.NoReason
+}
+
+// takeOver gives the connection that begins what rules said of it.
+func (s *Shard) takeOver(t *transit) {
+	view, u := &t.view, &t.un
+	timeouts := s.forward.Timeouts[view.Timeout]
+	if view.ConnMark == 0 && !view.Counted && view.Helper == 0 && timeouts == 0 {
+		return
+	}
+	u.extend()
+	u.extra.Mark, u.extra.Counted = flow.Mark(view.ConnMark), view.Counted
+	if view.Helper != 0 {
+		u.extra.Helper = view.Helper
+		u.conn.Status |= flow.Helper
+	}
+	if timeouts != 0 {
+		u.extra.Policy = timeouts
+	}
+}
+
+// writeBack writes back what rules made of a connection that is in the table: its
+// mark, and that they count it.
+func (s *Shard) writeBack(t *transit) {
+	if t.ref.at != inTable || !t.view.Tracked {
+		return
+	}
+	i, mark := t.ref.entry, flow.Mark(t.view.ConnMark)
+	x := s.table.Extra(i)
+	if x == nil && mark != 0 || x != nil && x.Mark != mark {
+		s.setMark(i, mark)
+		s.observe(flow.EventUpdate, i)
+	}
+	if t.view.Counted {
+		s.table.Extend(i).Counted = true
+	}
+}
+
+// uncount tells rules that count connections that entry i is none any more.
+func (s *Shard) uncount(i uint32, c *flow.Conn) {
+	x := s.table.Extra(i)
+	if x == nil || !x.Counted || s.forward.Forwarding == nil {
+		return
+	}
+	s.forward.Rules.Gone(c.Tuple(flow.Original, x))
+}

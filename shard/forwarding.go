@@ -1,0 +1,120 @@
+package shard
+
+import (
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/route"
+)
+
+// Forwarding is what a shard needs to do more than track: rules, and routes. It is
+// not changed once a shard has it; a new one takes its place.
+type Forwarding struct {
+	Rules  *policy.Program
+	Routes *route.Table // nil: a bridge, whose interfaces 0 and 1 are each other's way out
+	// Timeouts are the timeout policies by name, for CT --timeout.
+	Timeouts map[string]uint16
+	// ErrorRate is the least time in milliseconds between ICMP errors to one host,
+	// of which six may come at once (icmp_ratelimit); 0: there is no limit.
+	ErrorRate int
+}
+
+// Own is a datagram that the shard itself sends: an ICMP error, a RST, or a piece of
+// one that was too long.
+type Own struct {
+	Datagram []byte
+	Hop      route.Hop // valid iff there are routes
+	Out      int       // interface
+	Link     [12]byte  // Ethernet addresses of the packet that it answers, destination first
+}
+
+// forwarding is the part of a Shard that forwards: what outlives a packet.
+type forwarding struct {
+	*Forwarding
+	rand   *nat.Rand
+	counts []policy.Count
+
+	translates bool    // there is a table nat
+	rawBusy    [2]bool // there is something to be asked in table raw, by family (IPv4 first)
+
+	paths   [][2]path // by entry
+	codes   codes
+	hops    hopCache
+	passing passingHops
+	special policy.Special
+
+	own     []Own
+	sources sources
+	limits  errorLimits
+
+	forwarded transit // of the packet under way
+	answer    answer  // of the datagram that answers it
+}
+
+// answer is a datagram of our own, and its transit.
+type answer struct {
+	transit
+	packet  packet.Packet
+	verdict Verdict
+}
+
+// SetForwarding gives the shard new rules and routes, for the packets from now on;
+// live connections are judged by them. What the old rules have counted is lost: take
+// Counts before.
+func (s *Shard) SetForwarding(n *Forwarding) {
+	f := &s.forward
+	f.translates = n != nil && n.Rules != nil && (n.Rules.NAT(flow.IPv4) || n.Rules.NAT(flow.IPv6))
+	for i, family := range [...]flow.Family{flow.IPv4, flow.IPv6} {
+		f.rawBusy[i] = n != nil && n.Rules != nil && n.Rules.Busy(policy.RawPrerouting, family)
+	}
+	sameRules := f.Forwarding != nil && n != nil && n.Rules == f.Rules
+	f.Forwarding = n
+	f.hops.renew(f.paths)
+	if sameRules {
+		return
+	}
+	clear(f.paths)
+	f.codes.clear()
+	f.counts = nil
+	if n != nil && n.Rules != nil {
+		f.counts = make([]policy.Count, n.Rules.NumCounters())
+	}
+}
+
+// Rules returns the rules in force, nil if there are none.
+func (s *Shard) Rules() *policy.Program {
+	if s.forward.Forwarding == nil {
+		return nil
+	}
+	return s.forward.Rules
+}
+
+// Masqueraded returns the interface by which a masqueraded connection leaves, and the
+// address that it has there; ok is false if it is not masqueraded.
+func (s *Shard) Masqueraded(entry uint32) (out int, addr flow.Addr, ok bool) {
+	x := s.table.Extra(entry)
+	if x == nil || x.Masqueraded == 0 {
+		return 0, addr, false
+	}
+	return int(x.Masqueraded) - 1, s.table.Conn(entry).Tuple(flow.Reply, x).Dst, true
+}
+
+// Counts returns what the rules have counted since SetForwarding, by counter. Valid
+// until the next packet.
+func (s *Shard) Counts() []policy.Count {
+	for _, c := range s.forward.codes.all {
+		if c != nil {
+			c.Settle(s.forward.counts)
+		}
+	}
+	return s.forward.counts
+}
+
+// TakeOwn returns what the shard wants to send, and forgets it. Valid until the next
+// packet.
+func (s *Shard) TakeOwn() []Own {
+	own := s.forward.own
+	s.forward.own = s.forward.own[:0]
+	return own
+}

@@ -1,0 +1,158 @@
+package shard
+
+import (
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/route"
+)
+
+// routeInput decides where a packet goes (ip_route_input_slow, ip6_route_input): to
+// this host, by an interface, or nowhere. On a bridge it leaves by the other interface.
+func (s *Shard) routeInput(t *transit) flow.Reason {
+	p, v, routes := t.p, t.v, s.forward.Routes
+	if routes == nil {
+		t.leaveBy(p.In ^ 1)
+		return flow.NoReason
+	}
+	if r := s.validateSource(t); r != flow.NoReason {
+		return r
+	}
+	dst := t.routed.dst
+	t.hop = routes.Lookup(route.Key{Family: p.Family, Src: t.routed.src, Dst: dst, In: p.In, Mark: t.view.Mark})
+	t.hasHop = true
+	switch t.hop.Kind {
+	case route.Local:
+		if nat.Applies(t.status(), v.Dir, manipDst.source()) {
+			return flow.ReasonLocalRedirect
+		}
+		v.Action = Host
+		return flow.NoReason
+	case route.Broadcast, route.Multicast, route.Anycast:
+		v.Action = Host
+		return flow.NoReason
+	case route.Blackhole:
+		return flow.ReasonBlackhole
+	case route.Prohibit:
+		s.sendError(t, errProhibited)
+		return flow.ReasonProhibited
+	case route.Unreachable:
+		s.sendError(t, errHostUnreachable)
+		return flow.ReasonNoRoute
+	case route.None, route.Throw:
+		s.sendError(t, errNoRoute)
+		return flow.ReasonNoRoute
+	}
+	return flow.NoReason
+}
+
+// validateSource refuses packets whose addresses cannot be (ip_route_input_slow,
+// ip6_rcv_core), and those whose source is elsewhere (fib_validate_source).
+func (s *Shard) validateSource(t *transit) flow.Reason {
+	src, dst, f, in := t.routed.src, t.routed.dst, t.p.Family, t.p.In
+	routes := s.forward.Routes
+	if martian(src, dst, f) || routes.KindOf(src, f, -1) == route.Local {
+		return flow.ReasonMartian
+	}
+	if f == flow.IPv4 && in < len(routes.Interfaces) {
+		if rp := routes.Interfaces[in].ReversePath; rp != 0 && !routes.Reverse(src, dst, f, in, rp == 2) {
+			return flow.ReasonReversePath
+		}
+	}
+	return flow.NoReason
+}
+
+// martian reports whether a packet with these addresses is not to be on any link
+// (ip_route_input_slow, ip6_rcv_core).
+func martian(src, dst flow.Addr, f flow.Family) bool {
+	s, d := src.Netip(f), dst.Netip(f)
+	if f == flow.IPv6 {
+		return s.IsMulticast() || s.IsLoopback() || d.IsLoopback() || s.IsUnspecified()
+	}
+	a, b := s.As4(), d.As4()
+	return s.IsMulticast() || a[0] == 127 || a[0] == 0 || a[0] >= 240 || b[0] == 127 || b[0] == 0 ||
+		b[0] >= 240 && b != [4]byte{255, 255, 255, 255}
+}
+
+// ipForward makes the checks of ip_forward and ip6_forward, before the rules for
+// packets that are forwarded, and takes one off the TTL. A bridge makes none.
+func (s *Shard) ipForward(t *transit) flow.Reason {
+	if s.forward.Routes == nil {
+		return flow.NoReason
+	}
+	p, hop := t.p, &t.hop
+	if !forwardable(p, t.routed) {
+		return flow.ReasonNotForwarded
+	}
+	if hop.Out < 0 {
+		return flow.ReasonElsewhere
+	}
+	t.leaveBy(hop.Out)
+	if p.Hops() <= 1 {
+		s.sendError(t, errTimeExceeded)
+		return flow.ReasonTTLExceeded
+	}
+	size := p.Len
+	if p.Largest != 0 { // it leaves as it came, in fragments
+		size = p.Largest
+	}
+	if size > uint32(hop.MTU) && p.DontFragment() {
+		s.sendError(t, errTooBig(hop.MTU))
+		return flow.ReasonTooBig
+	}
+	p.SetHops(p.Hops() - 1)
+	t.v.Hop = s.keepHop(t)
+	return flow.NoReason
+}
+
+// forwardable reports whether a packet that was sent to this host alone, and with
+// addresses of more than one link, as only such are forwarded.
+func forwardable(p *packet.Packet, e endpoints) bool {
+	if f := p.Family; f == flow.IPv6 {
+		src, dst := e.src.Netip(f), e.dst.Netip(f)
+		if dst.IsMulticast() || dst.IsLinkLocalUnicast() || src.IsLinkLocalUnicast() {
+			return false
+		}
+	}
+	return p.L3 < 14 || p.Frame[0]&1 == 0 // the Ethernet address of a group
+}
+
+// leaveBy says by which interface the packet leaves. Code that was made for another
+// one is of no use any more: routes have changed.
+func (t *transit) leaveBy(out int) {
+	t.v.Out, t.view.Out = out, out
+	if t.code != nil && t.code.Out != out {
+		t.code = nil
+	}
+}
+
+// fragment cuts a datagram that is longer than its link takes (ip_finish_output).
+func (s *Shard) fragment(t *transit) flow.Reason {
+	p, v := t.p, t.v
+	if v.Hop == nil || p.Largest != 0 || p.Len <= uint32(v.Hop.MTU) || p.Family != flow.IPv4 {
+		return flow.NoReason
+	}
+	hop := *v.Hop
+	p.Fragments(hop.MTU, func(d []byte) {
+		s.forward.own = append(s.forward.own, Own{Datagram: d, Hop: hop, Out: hop.Out})
+	})
+	v.Action = Replaced
+	return flow.NoReason
+}
+
+// keepHop remembers the next hop of the packet for those of its connection that
+// follow, and returns where it is kept.
+func (s *Shard) keepHop(t *transit) *route.Hop {
+	f := &s.forward
+	if t.hop.Marked && t.view.Mark != 0 {
+		return f.passing.keep(t.n, &t.hop)
+	}
+	i, ok := f.hops.number(&t.hop)
+	if !ok {
+		return f.passing.keep(t.n, &t.hop)
+	}
+	if t.ref.at == inTable {
+		f.paths[t.ref.entry][t.v.Dir].hop = f.hops.base + i
+	}
+	return &f.hops.all[i]
+}

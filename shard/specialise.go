@@ -1,0 +1,126 @@
+package shard
+
+import (
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/route"
+)
+
+// path is what is known of one direction of a connection; eight bytes for both, since
+// every packet reads one.
+type path struct {
+	code uint16 // in codes; 0: not known
+	hop  uint16 // in hops, plus their base; what is before that is stale
+}
+
+// maxCodes bounds how many different Codes a shard remembers; beyond, packets walk
+// the rules.
+const maxCodes = 1<<16 - 1
+
+// codes are the rules as they are for packets of known connections, each different
+// one once.
+type codes struct {
+	all   []*policy.Code // the first is nil: none
+	index map[string]uint16
+}
+
+// add returns the number of a code, by the key that tells it from others.
+func (c *codes) add(code *policy.Code, key []byte) uint16 {
+	if i, ok := c.index[string(key)]; ok {
+		return i
+	}
+	i := uint16(len(c.all))
+	c.all = append(c.all, code)
+	c.index[string(key)] = i
+	return i
+}
+
+// clear forgets all codes.
+func (c *codes) clear() {
+	c.all, c.index = []*policy.Code{nil}, map[string]uint16{}
+}
+
+// code returns the code of a path for packets from an interface, nil if there is
+// none, or no more.
+func (s *Shard) code(pa *path, in int) *policy.Code {
+	if c := s.forward.codes.all[pa.code]; c != nil && c.In == in {
+		return c
+	}
+	return nil
+}
+
+// knownPlain reports whether the rules for a packet are known to be nothing but
+// counters, those of table raw included: then they need not be asked before the
+// connection is known.
+func (s *Shard) knownPlain(p *packet.Packet, n int) bool {
+	if p.Zone.Dirs != 0 {
+		return false
+	}
+	i, ok := s.table.Lookup(&s.batch, n, &p.Key, p.Flipped, s.time())
+	if !ok {
+		return false
+	}
+	c := s.code(&s.forward.paths[i][s.table.Direction(i, &p.Key, p.Flipped)], p.In)
+	return c != nil && c.Plain
+}
+
+// shortcut forwards a packet of the connection in entry, which has been tracked, past
+// the pipeline, if all is known that it takes: the rules come to nothing but counting,
+// and the next hop is that of the packet before. It reports whether it did.
+func (s *Shard) shortcut(p *packet.Packet, v *Verdict, entry uint32) bool {
+	f := &s.forward
+	pa := &f.paths[entry][v.Dir]
+	code := s.code(pa, p.In)
+	if code == nil || !code.Plain {
+		return false
+	}
+	var hop *route.Hop
+	if f.Routes != nil {
+		if hop = f.hops.of(pa.hop); hop == nil || hop.Out != code.Out || p.Hops() <= 1 || p.Len > uint32(hop.MTU) {
+			return false
+		}
+	}
+	code.Count(p.Len)
+	if code.Verdict == policy.Drop {
+		v.Action, v.Reason = Drop, flow.ReasonRule
+		return true
+	}
+	c := s.table.Conn(entry)
+	if c.Status&(flow.SrcNAT|flow.DstNAT) != 0 {
+		s.rewrite(p, c, s.table.Extra(entry), v.Dir)
+	}
+	v.Out = code.Out
+	if hop != nil {
+		p.SetHops(p.Hops() - 1)
+		v.Hop = hop
+	}
+	return true
+}
+
+// specialises reports whether code can be made for packets like that of t, which was
+// just judged: that is, whether it came far enough to know how it leaves, and is not
+// the one that began its connection.
+func (s *Shard) specialises(t *transit) bool {
+	return t.code == nil && t.ref.at == inTable && t.view.Conn != &t.un.conn && t.p.Kind == packet.Data &&
+		t.view.Out >= 0 && len(s.forward.codes.all) < maxCodes
+}
+
+// specialise makes code of the rules for packets like that of t.
+func (s *Shard) specialise(t *transit) {
+	f, view := &s.forward, &t.view
+	sp := &f.special
+	sp.Begin(t.p.In, view.Out)
+	t.see(t.came, -1)
+	view.Tracked, view.State = false, flow.Invalid
+	sp.Hook(f.Rules, policy.RawPrerouting, view)
+	view.Tracked, view.State = true, t.v.State
+	sp.Hook(f.Rules, policy.ManglePrerouting, view)
+	t.see(t.routed, sp.Out())
+	for _, h := range [...]policy.Hook{policy.MangleForward, policy.FilterForward, policy.SecurityForward, policy.ManglePostrouting} {
+		sp.Hook(f.Rules, h, view)
+	}
+	if code, key, ok := sp.End(); ok {
+		f.paths[t.ref.entry][t.v.Dir].code = f.codes.add(code, key)
+	}
+}

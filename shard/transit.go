@@ -1,0 +1,176 @@
+package shard
+
+import (
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/route"
+)
+
+// connRef is the connection that tracking found for a packet (nf_ct_get).
+type connRef struct {
+	at    place
+	entry uint32 // valid iff at is inTable
+}
+
+// place says where the connection of a packet is.
+type place uint8
+
+const (
+	nowhere place = iota // the packet belongs to none: it is INVALID or UNTRACKED
+	inTable              // in the table, as connRef.entry
+	begun                // in the transit, and to be put into the table by confirm
+	ended                // in the transit, and out of the table: the packet has closed it
+)
+
+// unconfirmed is a connection that is not in the table: not yet, since rules may
+// still drop the packet that begins it, or no longer, since the packet has closed it.
+type unconfirmed struct {
+	conn  flow.Conn
+	extra flow.Extra // valid iff conn is Extended
+	zone  Zone       // valid iff it begins
+}
+
+// transit is a packet on its way through the shard: all that a hook may need of what
+// the ones before it have found. Each step of the pipeline gets it as an argument and
+// nothing of it outlives the packet.
+//
+// A shard has two, made once: one for the packet that it forwards, and one for the
+// datagram with which it answers that packet, which passes hooks of its own.
+type transit struct {
+	s   *Shard
+	p   *packet.Packet
+	v   *Verdict
+	n   int // place in the batch
+	ref connRef
+
+	tracked bool // ref is set: conntrack has seen the packet
+	noTrack bool // table raw asks conntrack not to see it
+
+	un   unconfirmed // valid iff ref.at is begun or ended
+	view policy.View // the packet as rules see it
+
+	code *policy.Code // of its path, instead of the rules; nil: they are walked
+
+	hop     route.Hop // what the route lookup returned; valid iff hasHop
+	hasHop  bool
+	noTuple bool // every reply tuple that was tried for the connection that begins is taken
+
+	came   endpoints // as the packet came
+	routed endpoints // as it was routed: its destination translated
+}
+
+// endpoints are the addresses and ports of a packet; ports are 0 where there are none.
+type endpoints struct {
+	src, dst     flow.Addr
+	sport, dport uint16
+}
+
+// reset makes t the transit of packet p, n-th of the batch, before the first hook: the
+// one place where anything of the packet before is forgotten. v is the verdict to be.
+func (t *transit) reset(s *Shard, p *packet.Packet, n int, v *Verdict) {
+	t.s, t.p, t.v, t.n = s, p, v, n
+	t.ref, t.tracked, t.noTrack = connRef{}, false, false
+	t.code, t.hop, t.hasHop, t.noTuple = nil, route.Hop{}, false, false
+	e := endpointsOf(p)
+	t.came, t.routed = e, e
+	t.view = policy.View{
+		P: p, In: p.In, Out: -1, State: flow.Invalid,
+		Src: e.src, Dst: e.dst, SrcPort: e.sport, DstPort: e.dport,
+		Now: s.now, Random: s.forward.rand, Env: t, Counts: s.forward.counts, Logs: t.view.Logs[:0],
+	}
+}
+
+// conn returns the connection of the packet and its Extra, nil for none.
+func (t *transit) conn() (*flow.Conn, *flow.Extra) {
+	switch t.ref.at {
+	case nowhere:
+		return nil, nil
+	case inTable:
+		return t.s.table.Conn(t.ref.entry), t.s.table.Extra(t.ref.entry)
+	}
+	if !t.un.conn.Extended() {
+		return &t.un.conn, nil
+	}
+	return &t.un.conn, &t.un.extra
+}
+
+// attach lets rules see what conntrack said of the packet. Before, they see an
+// INVALID packet without a connection.
+func (t *transit) attach() {
+	view := &t.view
+	view.State, view.Dir = t.v.State, t.v.Dir
+	view.Conn, view.Extra = t.conn()
+	view.Tracked = view.Conn != nil
+	if view.Extra != nil {
+		view.ConnMark = uint32(view.Extra.Mark)
+	}
+}
+
+// status returns the status of the packet's connection, 0 if it has none.
+func (t *transit) status() flow.Status {
+	if t.view.Conn == nil {
+		return 0
+	}
+	return t.view.Conn.Status
+}
+
+// see lets rules see the packet with other endpoints, and leaving by an interface.
+func (t *transit) see(e endpoints, out int) {
+	v := &t.view
+	v.Src, v.Dst, v.SrcPort, v.DstPort, v.Out = e.src, e.dst, e.sport, e.dport, out
+}
+
+// endpointsOf reads what the headers of an IP packet say now.
+func endpointsOf(p *packet.Packet) (e endpoints) {
+	e.src, e.dst = p.Addrs()
+	if b := p.Frame[min(int(p.L4), len(p.Frame)):]; p.L4 != 0 && len(b) >= 4 {
+		switch p.Proto {
+		case flow.TCP, flow.UDP, flow.UDPLite, flow.SCTP, flow.DCCP:
+			e.sport, e.dport = uint16(b[0])<<8|uint16(b[1]), uint16(b[2])<<8|uint16(b[3])
+		}
+	}
+	return e
+}
+
+// The methods below are what rules ask about the machine: policy.Env.
+
+// AddrType implements policy.Env.
+func (t *transit) AddrType(a flow.Addr, f flow.Family, dev int) policy.AddrTypes {
+	k := route.Unicast
+	if routes := t.s.forward.Routes; routes != nil {
+		k = routes.KindOf(a, f, dev)
+	} else if a.Netip(f).IsMulticast() {
+		k = route.Multicast
+	}
+	return 1 << k
+}
+
+// PathMTU implements policy.Env.
+func (t *transit) PathMTU(a flow.Addr, f flow.Family) int {
+	if routes := t.s.forward.Routes; routes != nil {
+		if h := routes.Lookup(route.Key{Family: f, Dst: a, In: -1}); h.Kind == route.Unicast && h.MTU > 0 {
+			return h.MTU
+		}
+	}
+	return 65535
+}
+
+// InAddr implements policy.Env.
+func (t *transit) InAddr(dev int, f flow.Family, to flow.Addr) (flow.Addr, bool) {
+	routes := t.s.forward.Routes
+	if routes == nil || dev < 0 || dev >= len(routes.Interfaces) {
+		return flow.Addr{}, false
+	}
+	next := to.Netip(f)
+	if t.hasHop && t.hop.Out == dev && t.hop.Next.IsValid() && to != (flow.Addr{}) && f == flow.IPv4 {
+		next = t.hop.Next
+	}
+	return routes.Interfaces[dev].Source(f, next)
+}
+
+// ReverseOK implements policy.Env.
+func (t *transit) ReverseOK(src flow.Addr, f flow.Family, dev int, loose bool) bool {
+	routes := t.s.forward.Routes
+	return routes == nil || routes.Reverse(src, flow.Addr{}, f, dev, loose)
+}
