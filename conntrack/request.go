@@ -131,14 +131,14 @@ func (c *command) needTuple() error {
 	if err != nil {
 		return err
 	}
-	switch p {
-	case flow.TCP, flow.UDP, flow.UDPLite, flow.SCTP, flow.DCCP:
+	switch {
+	case p.HasPorts():
 		if !c.has("sport") && !c.has("reply-port-dst") || !c.has("dport") && !c.has("reply-port-src") {
 			return usagef("you have to specify `--sport' and `--dport'")
 		}
-	case flow.ICMP:
+	case p == flow.ICMP:
 		return c.need("icmp-type", "icmp-code")
-	case flow.ICMPv6:
+	case p == flow.ICMPv6:
 		return c.need("icmpv6-type", "icmpv6-code")
 	}
 	if !c.has("src") && !c.has("reply-dst") || !c.has("dst") && !c.has("reply-src") {

@@ -203,10 +203,10 @@ func NewEvent(e *flow.Event) Event {
 func newTuple(t *flow.Tuple, n flow.Counters) Tuple {
 	f := t.L4.Family()
 	j := Tuple{Src: t.Src.Netip(f), Dst: t.Dst.Netip(f), Packets: n.Packets, Bytes: n.Bytes}
-	switch t.L4.Proto() {
-	case flow.TCP, flow.UDP, flow.UDPLite, flow.SCTP, flow.DCCP, flow.GRE:
+	switch p := t.L4.Proto(); {
+	case p.HasPorts() || p == flow.GRE: // GRE has keys in their place
 		j.SPort, j.DPort = ptr(t.L4.Src()), ptr(t.L4.Dst())
-	case flow.ICMP, flow.ICMPv6:
+	case p == flow.ICMP || p == flow.ICMPv6:
 		j.ICMPType, j.ICMPCode, j.ICMPID = ptr(t.L4.ICMPType()), ptr(t.L4.ICMPCode()), ptr(t.L4.Src())
 	}
 	return j

@@ -72,7 +72,7 @@ func appendSavedL4(b []byte, r *flow.Record) []byte {
 		b = append(append(append(b, "-p "...), p.String()...), ' ')
 	}
 	switch {
-	case hasPorts(p):
+	case p.HasPorts():
 		b = number(b, "--sport ", uint64(o.Src()))
 		b = number(b, "--dport ", uint64(o.Dst()))
 		b = number(b, "--reply-port-src ", uint64(y.Src()))

@@ -173,18 +173,9 @@ func appendEnds(b []byte, t *flow.Tuple) []byte {
 	return append(b, ' ')
 }
 
-// hasPorts tells the protocols whose ids are ports.
-func hasPorts(p flow.Proto) bool {
-	switch p {
-	case flow.TCP, flow.UDP, flow.UDPLite, flow.SCTP, flow.DCCP:
-		return true
-	}
-	return false
-}
-
 func appendL4(b []byte, l flow.L4) []byte {
 	switch p := l.Proto(); {
-	case hasPorts(p):
+	case p.HasPorts():
 		b = number(b, "sport=", uint64(l.Src()))
 		return number(b, "dport=", uint64(l.Dst()))
 	case p == flow.GRE:

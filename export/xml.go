@@ -112,7 +112,7 @@ func (f *Format) appendXMLDirection(b []byte, r *flow.Record, d flow.Direction) 
 	b = strconv.AppendUint(b, uint64(proto), 10)
 	b = append(append(append(b, `" protoname="`...), proto.String()...), `">`...)
 	switch {
-	case hasPorts(proto):
+	case proto.HasPorts():
 		b = count(b, "sport", uint64(t.L4.Src()))
 		b = count(b, "dport", uint64(t.L4.Dst()))
 	case proto == flow.GRE:

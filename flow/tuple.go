@@ -50,6 +50,16 @@ const (
 	UDPLite Proto = 136
 )
 
+// HasPorts reports whether the transport header of p begins with a source and a
+// destination port of 16 bits each.
+func (p Proto) HasPorts() bool {
+	switch p {
+	case TCP, UDP, UDPLite, SCTP, DCCP:
+		return true
+	}
+	return false
+}
+
 // String returns the name that conntrack(8) prints for p, "unknown" where it
 // has none.
 func (p Proto) String() string {

@@ -179,8 +179,7 @@ func (m *MultiPort) options() []option {
 }
 
 func (m *MultiPort) check(r *Rule, _ place) error {
-	switch p, ok := r.Base.Proto.Only(); {
-	case !ok || !slices.Contains([]flow.Proto{flow.TCP, flow.UDP, flow.UDPLite, flow.SCTP, flow.DCCP}, p):
+	if p, ok := r.Base.Proto.Only(); !ok || !p.HasPorts() {
 		return errors.New("needs -p tcp, udp, udplite, sctp or dccp")
 	}
 	return exactlyOne(m.options())

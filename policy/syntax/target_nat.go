@@ -198,9 +198,6 @@ func (t *NAT) options() []option {
 	return o
 }
 
-// natPorts are the protocols whose ports, or identifiers, can be mapped.
-var natPorts = []flow.Proto{flow.TCP, flow.UDP, flow.UDPLite, flow.SCTP, flow.DCCP, flow.ICMP, flow.ICMPv6}
-
 // check verifies what the rule says; that a chain of the user's is reached from the
 // right hooks only the compiler knows.
 func (t *NAT) check(r *Rule, at place) error {
@@ -214,7 +211,7 @@ func (t *NAT) check(r *Rule, at place) error {
 		return fmt.Errorf("needs %s", natKinds[t.Kind].to)
 	}
 	if t.To.Ports || t.Ports.Set {
-		if proto, ok := r.Base.Proto.Only(); !ok || !slices.Contains(natPorts, proto) {
+		if proto, ok := r.Base.Proto.Only(); !ok || !proto.HasPorts() && proto != flow.ICMP && proto != flow.ICMPv6 {
 			return errors.New("ports need -p tcp, udp, udplite, sctp, dccp or icmp")
 		}
 	}
