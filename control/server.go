@@ -17,7 +17,6 @@ import (
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/export"
 	"github.com/xdpct/xdpct/flow"
-	"github.com/xdpct/xdpct/shard"
 )
 
 // Tracker is what the API gives access to.
@@ -31,7 +30,7 @@ type Tracker interface {
 	// Delete, Update and Zero call emit for every connection that they have
 	// removed, changed or, as it was before, zeroed.
 	Delete(ctx context.Context, f flow.Filter, emit func(*flow.Record) error) error
-	Update(ctx context.Context, f flow.Filter, change func(*flow.Record) (ch shard.Change, any bool), emit func(*flow.Record) error) error
+	Update(ctx context.Context, f flow.Filter, change func(*flow.Record) (ch flow.Change, any bool), emit func(*flow.Record) error) error
 	Zero(ctx context.Context, f flow.Filter, emit func(*flow.Record) error) error
 	Create(ctx context.Context, r flow.Record) error
 
@@ -240,9 +239,9 @@ func handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 		switch {
 		case errors.As(err, new(badRequest)):
 			code = http.StatusBadRequest
-		case errors.Is(err, ErrNotFound), errors.Is(err, shard.ErrNotFound):
+		case errors.Is(err, ErrNotFound), errors.Is(err, flow.ErrNotFound):
 			code = http.StatusNotFound
-		case errors.Is(err, shard.ErrExists), errors.Is(err, shard.ErrBusy), errors.Is(err, expect.ErrBusy):
+		case errors.Is(err, flow.ErrExists), errors.Is(err, flow.ErrBusy), errors.Is(err, expect.ErrBusy):
 			code = http.StatusConflict
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -11,7 +11,6 @@ import (
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/export"
 	"github.com/xdpct/xdpct/flow"
-	"github.com/xdpct/xdpct/shard"
 )
 
 // maxBody bounds the body of a request.
@@ -78,7 +77,7 @@ type Update struct {
 }
 
 // change says what u changes about r, and whether that is anything.
-func (u *Update) change(r *flow.Record) (ch shard.Change, any bool) {
+func (u *Update) change(r *flow.Record) (ch flow.Change, any bool) {
 	if u.Timeout != nil && *u.Timeout != r.Timeout {
 		ch.Timeout, any = u.Timeout, true
 	}

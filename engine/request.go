@@ -132,7 +132,7 @@ func (e *Engine) Flush(ctx context.Context, f flow.Filter) (n int, err error) {
 // Update changes every connection that f selects as change says of each, and calls
 // emit for each that is changed, as it is then. It goes on after a connection that
 // refuses, and returns the last error.
-func (e *Engine) Update(ctx context.Context, f flow.Filter, change func(*flow.Record) (ch shard.Change, any bool), emit func(*flow.Record) error) error {
+func (e *Engine) Update(ctx context.Context, f flow.Filter, change func(*flow.Record) (ch flow.Change, any bool), emit func(*flow.Record) error) error {
 	var refused error
 	changed := map[uint32]bool{} // by ID
 	walked := e.selected(ctx, &f, func(s *shard.Shard, i uint32, r *flow.Record) bool {

@@ -80,7 +80,7 @@ func TestExpected(t *testing.T) {
 	}
 	master := w.records(t, flow.TCP)[0].Orig
 	mark := flow.Mark(42)
-	err := w.e.Update(ctx, flow.Filter{}, func(*flow.Record) (shard.Change, bool) { return shard.Change{Mark: &mark}, true }, func(*flow.Record) error { return nil })
+	err := w.e.Update(ctx, flow.Filter{}, func(*flow.Record) (flow.Change, bool) { return flow.Change{Mark: &mark}, true }, func(*flow.Record) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"frag":          {"flow", "packet"},
 	"engine":        {"flow", "packet", "frag", "l4", "table", "shard", "expect", "nat", "policy", "policy/syntax", "route", "rx", "rx/capture"},
 	"export":        {"flow", "expect"},
-	"control":       {"flow", "expect", "shard", "export"},
+	"control":       {"flow", "expect", "export"},
 	"conntrack":     {"flow", "export", "control"},
 	"expect":        {"flow"},
 	"nat":           {"flow", "packet"},

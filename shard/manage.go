@@ -9,14 +9,6 @@ import (
 	"github.com/xdpct/xdpct/table"
 )
 
-// What an operator's request may fail with, and the errno of ctnetlink for it.
-var (
-	ErrExists   = errors.New("such conntrack exists, try -U to update") // EEXIST
-	ErrNotFound = errors.New("such conntrack doesn't exist")            // ENOENT
-	ErrBusy     = errors.New("a status that cannot be taken back")      // EBUSY
-	ErrInvalid  = errors.New("tuples that do not belong together")      // EINVAL
-)
-
 // Walk visits at most n connections from the cursor on, 0 at first, and returns
 // the cursor for the next call, 0 at the end. visit returns whether to remove
 // the connection. Connections that stay from the first call to the last are
@@ -46,27 +38,17 @@ func (s *Shard) Find(t flow.Tuple) (entry uint32, ok bool) {
 // Remove removes an entry.
 func (s *Shard) Remove(entry uint32) { s.table.Remove(entry, table.Deleted) }
 
-// Change is what an operator changes about a connection; a nil field stays.
-type Change struct {
-	Timeout *uint32 // seconds
-	Status  *flow.Status
-	State   *uint8
-	Mark    *flow.Mark
-	Labels  *flow.Labels
-	Helper  *flow.HelperID
-}
-
 // settable are the status bits that an operator may set.
 const settable = flow.SeenReply | flow.Assured | flow.FixedTimeout
 
 // Update changes an entry (ctnetlink_change_conntrack). SEEN_REPLY and ASSURED can
-// be set, but not taken back: that is ErrBusy, and nothing is changed.
-func (s *Shard) Update(entry uint32, ch Change) error {
+// be set, but not taken back: that is flow.ErrBusy, and nothing is changed.
+func (s *Shard) Update(entry uint32, ch flow.Change) error {
 	c := s.table.Conn(entry)
 	before := c.Status
 	if ch.Status != nil {
 		if lost := before &^ *ch.Status & (flow.SeenReply | flow.Assured); lost != 0 {
-			return fmt.Errorf("%w: %v", ErrBusy, lost)
+			return fmt.Errorf("%w: %v", flow.ErrBusy, lost)
 		}
 		c.Status = before&^flow.FixedTimeout | *ch.Status&settable
 	}
@@ -109,11 +91,11 @@ func (s *Shard) Create(r flow.Record) error {
 	r.Orig.L4 = r.Orig.L4.WithZone(r.Zone.In(flow.Original))
 	r.Reply.L4 = r.Reply.L4.WithZone(r.Zone.In(flow.Reply))
 	if _, ok := s.Find(r.Orig); ok {
-		return ErrExists
+		return flow.ErrExists
 	}
 	inverse, ok := r.Orig.Invert()
 	if !ok || r.Orig.L4.Family() != r.Reply.L4.Family() || r.Orig.L4.Proto() != r.Reply.L4.Proto() {
-		return ErrInvalid
+		return flow.ErrInvalid
 	}
 	key, flipped := r.Orig.Canonical()
 	var u unconfirmed
@@ -144,7 +126,7 @@ func (s *Shard) Create(r flow.Record) error {
 	case flow.NoReason:
 		return nil
 	case flow.ReasonClash:
-		return ErrExists
+		return flow.ErrExists
 	default:
 		return errors.New(reason.Text())
 	}
@@ -155,7 +137,7 @@ func (s *Shard) Create(r flow.Record) error {
 func (s *Shard) Expect(master flow.Tuple, e expect.Expectation) error {
 	i, ok := s.Find(master)
 	if !ok || s.cfg.Expect == nil {
-		return ErrNotFound
+		return flow.ErrNotFound
 	}
 	r := s.Record(i)
 	e.Master, e.Helper = r.Orig, r.Helper
