@@ -13,6 +13,9 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/export"
 )
@@ -38,12 +41,30 @@ type Client struct {
 func NewClient(path string) *Client {
 	c := &Client{path: path}
 	c.http.Transport = &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
 	}
 	return c
+}
+
+// queuePatience is how long a client waits for a place in the queue of connections that
+// the server has not accepted yet.
+const queuePatience = 5 * time.Second
+
+// dial connects to a socket. A full queue is no error by itself: somebody else may
+// connect thousands of times a second.
+func dial(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	for deadline := time.Now().Add(queuePatience); ; {
+		conn, err := d.DialContext(ctx, "unix", path)
+		if err == nil || !errors.Is(err, unix.EAGAIN) || time.Now().After(deadline) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // do makes a request, with body in JSON unless it is nil, and returns the body of a
@@ -73,8 +94,12 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 			switch {
 			case errors.Is(err, fs.ErrPermission):
 				return nil, fmt.Errorf("%s: permission denied", c.path)
+			case op.Op == "dial" && errors.Is(err, unix.EAGAIN):
+				return nil, fmt.Errorf("the xdpct at %s has too many clients at once", c.path)
 			case op.Op == "dial":
 				return nil, fmt.Errorf("no xdpct is running at %s (start one with 'xdpct run', or name its socket with --control)", c.path)
+			case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
+				return nil, fmt.Errorf("the xdpct at %s closed the connection before it answered: it has ended, or has too many clients at once", c.path)
 			}
 		}
 		return nil, err

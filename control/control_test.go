@@ -3,6 +3,8 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -44,7 +46,7 @@ func (b broken) Count(context.Context) (int, error) { return 0, errBroken }
 func serve(t *testing.T, tr Tracker) *Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "c.sock")
-	l, err := Listen(path)
+	l, err := Listen(context.Background(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,21 +100,65 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestListen: a socket in use is not taken over, one left behind is.
+// TestListen: a socket whose server answers is not taken over; one whose server is
+// being taken apart is waited for; one left behind is replaced.
 func TestListen(t *testing.T) {
+	ctx := context.Background()
 	path := filepath.Join(t.TempDir(), "c.sock")
-	l, err := Listen(path)
+	l, err := Listen(ctx, path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "another xdpct serves it") {
+	s := NewServer(broken{}, export.Format{}, time.Now)
+	go func() { _ = s.Serve(l) }()
+	if _, err := Listen(ctx, path); err == nil || !strings.Contains(err.Error(), "another xdpct serves it") {
 		t.Errorf("a socket in use: %v", err)
 	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{path, path + lockSuffix} {
+		if _, err := os.Stat(name); err == nil {
+			t.Errorf("%s is left", name)
+		}
+	}
+
+	// A process that was killed holds both for a while and answers nothing.
+	dying, err := Listen(ctx, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := listen(ctx, path, 0); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("another process (%d ", os.Getpid())) {
+		t.Errorf("one that does not answer: %v", err)
+	}
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := Listen(gone, path); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
+	}
+	taken := make(chan net.Listener, 1)
+	go func() {
+		l, err := Listen(ctx, path)
+		if err != nil {
+			t.Errorf("one that goes away: %v", err)
+		}
+		taken <- l
+	}()
+	// It goes as a process does: nothing is unlinked.
+	d := dying.(*locked)
+	d.Listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := errors.Join(d.lock.Close(), d.Listener.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if l = <-taken; l == nil {
+		t.Fatal("nothing to go on with")
+	}
 	_ = l.Close()
+
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if l, err = Listen(path); err != nil {
+	if l, err = Listen(ctx, path); err != nil {
 		t.Fatalf("a file left behind: %v", err)
 	}
 	_ = l.Close()

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -24,14 +25,36 @@ func parseFamily(r *http.Request) (flow.Family, error) {
 	}
 }
 
-// rules answers with the rules in force, as iptables-save prints them.
+// printing waits until one of maxPrints may go on; done ends it.
+func (s *Server) printing(ctx context.Context) (done func(), err error) {
+	select {
+	case s.prints <- struct{}{}:
+		return func() { <-s.prints }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// rules answers with the rules in force, as iptables-save prints them. They are printed
+// in full before the client gets the first byte: it may be slow.
 func (s *Server) rules(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseFamily(r)
 	if err != nil {
 		return err
 	}
+	var text bytes.Buffer
+	done, err := s.printing(r.Context())
+	if err != nil {
+		return err
+	}
+	err = s.tracker.WriteRules(r.Context(), &text, f, r.URL.Query().Get("counters") != "")
+	done()
+	if err != nil {
+		return err
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	return s.tracker.WriteRules(r.Context(), w, f, r.URL.Query().Get("counters") != "")
+	_, err = text.WriteTo(w)
+	return err
 }
 
 // loadRules puts the tables of the body into force.
@@ -40,7 +63,18 @@ func (s *Server) loadRules(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.tracker.LoadRules(http.MaxBytesReader(w, r.Body, maxRules), "rules", f); err != nil {
+	// The text is taken from the client before anything is done with it.
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRules))
+	if err != nil {
+		return badRequest{fmt.Errorf("body: %w", err)}
+	}
+	bodyRead(w)
+	done, err := s.printing(r.Context())
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := s.tracker.LoadRules(bytes.NewReader(text), "rules", f); err != nil {
 		return badRequest{err}
 	}
 	return nil

@@ -8,11 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"strconv"
+	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/export"
@@ -57,15 +54,23 @@ type Tracker interface {
 
 // Server serves the API of a Tracker.
 type Server struct {
+	Version string // of the program; set it before Serve
+
 	tracker Tracker
 	format  export.Format
 	now     func() time.Time
 	http    http.Server
+	guard   atomic.Pointer[Guard]
+	streams streams
+	prints  chan struct{} // holds as many as print or read rules at once
 }
+
+// maxPrints is how many requests may print or read whole rulesets at once.
+const maxPrints = 2
 
 // NewServer makes a server; format is the default for text, now the clock.
 func NewServer(t Tracker, format export.Format, now func() time.Time) *Server {
-	s := &Server{tracker: t, format: format, now: now}
+	s := &Server{tracker: t, format: format, now: now, prints: make(chan struct{}, maxPrints)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/flows", handle(s.flows))
 	mux.HandleFunc("POST /v1/flows", handle(s.create))
@@ -80,36 +85,30 @@ func NewServer(t Tracker, format export.Format, now func() time.Time) *Server {
 	mux.HandleFunc("POST /v1/rules", handle(s.loadRules))
 	mux.HandleFunc("GET /v1/flow", handle(s.flow))
 	mux.HandleFunc("GET /v1/events", handle(s.events))
+	mux.HandleFunc("GET /v1/version", handle(s.version))
 	mux.HandleFunc("GET /v1/count", handle(s.count))
 	mux.HandleFunc("GET /v1/stats", handle(s.stats))
 	mux.HandleFunc("POST /v1/flush", handle(s.flush))
-	s.http = http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 1 << 14,
-	}
+	s.http.Handler = mux
 	return s
 }
 
-// Listen creates the socket. A socket that nobody serves any more is replaced;
-// one that somebody serves is an error.
-func Listen(path string) (net.Listener, error) {
-	if conn, err := net.Dial("unix", path); err == nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("control socket %s: another xdpct serves it", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("control socket %s: %w", path, err)
-	}
-	old := unix.Umask(0o117) // the socket is born with mode 0660
-	l, err := net.Listen("unix", path)
-	unix.Umask(old)
-	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	return l, nil
+// Serve serves until Close, within ControlLimits. It always returns an error that is
+// not nil. Call it once.
+func (s *Server) Serve(l net.Listener) error {
+	g := NewGuard(l, ControlLimits)
+	g.Protect(&s.http)
+	s.guard.Store(g)
+	return s.http.Serve(g)
 }
 
-// Serve serves until Close. It always returns an error that is not nil.
-func (s *Server) Serve(l net.Listener) error { return s.http.Serve(l) }
+// Connections counts the connections of clients.
+func (s *Server) Connections() GuardStats {
+	if g := s.guard.Load(); g != nil {
+		return g.Stats()
+	}
+	return GuardStats{}
+}
 
 // Close ends the server and removes its socket.
 func (s *Server) Close() error { return s.http.Close() }
@@ -137,12 +136,6 @@ func (s *Server) flow(w http.ResponseWriter, r *http.Request) error {
 	return errors.Join(l.record(&rec), l.flush())
 }
 
-// What a subscriber may have waiting, in bytes, and what an event takes of it.
-const (
-	maxBuffer  = 1 << 28
-	eventBytes = 256
-)
-
 func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseFilter(r)
 	if err != nil {
@@ -152,16 +145,19 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badRequest{err}
 	}
-	bytes := 0
-	if b := r.FormValue("buffer"); b != "" {
-		if bytes, err = strconv.Atoi(b); err != nil || bytes < 0 || bytes > maxBuffer {
-			return badRequest{fmt.Errorf("buffer %q is not a number of bytes from 0 to %d", b, maxBuffer)}
-		}
+	bytes, err := bufferOf(r)
+	if err != nil {
+		return err
 	}
 	l, err := s.lines(w, r)
 	if err != nil {
 		return err
 	}
+	give, err := s.streams.take(bytes)
+	if err != nil {
+		return err
+	}
+	defer give()
 	if err := l.flush(); err != nil {
 		return err
 	}
@@ -174,6 +170,10 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 		}
 		return l.flush()
 	})
+}
+
+func (s *Server) version(w http.ResponseWriter, _ *http.Request) error {
+	return json.NewEncoder(w).Encode(map[string]string{"version": s.Version})
 }
 
 func (s *Server) count(w http.ResponseWriter, r *http.Request) error {
@@ -243,6 +243,8 @@ func handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 			code = http.StatusNotFound
 		case errors.Is(err, flow.ErrExists), errors.Is(err, flow.ErrBusy), errors.Is(err, expect.ErrBusy):
 			code = http.StatusConflict
+		case errors.Is(err, errStreams):
+			code = http.StatusServiceUnavailable
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(code)

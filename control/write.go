@@ -22,7 +22,13 @@ func readBody(w http.ResponseWriter, r *http.Request, into any) error {
 	if err := d.Decode(into); err != nil {
 		return badRequest{fmt.Errorf("body: %w", err)}
 	}
+	bodyRead(w)
 	return nil
+}
+
+// bodyRead takes the deadline for the body away, so that the answer may take longer.
+func bodyRead(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 }
 
 // create makes the connection that the body describes, in the form in which
@@ -187,6 +193,11 @@ func (s *Server) expectEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	give, err := s.streams.take(0)
+	if err != nil {
+		return err
+	}
+	defer give()
 	if err := l.flush(); err != nil {
 		return err
 	}

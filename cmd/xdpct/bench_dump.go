@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -57,7 +58,7 @@ func listSelf(e *engine.Engine) (argv []string, stop func() error, err error) {
 		return nil, nil, err
 	}
 	socket := filepath.Join(dir, "control.sock")
-	l, err := control.Listen(socket)
+	l, err := control.Listen(context.Background(), socket)
 	if err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}

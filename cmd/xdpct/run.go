@@ -68,7 +68,7 @@ func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFu
 	if os.Geteuid() != 0 {
 		log.Warn("not running as root: this works only with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW")
 	}
-	l, err := control.Listen(cfg.Control)
+	l, err := control.Listen(ctx, cfg.Control)
 	if err != nil {
 		return err
 	}
@@ -81,6 +81,7 @@ func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFu
 
 	failed := make(chan error, 2)
 	srv := control.NewServer(tracker{e}, export.Format{Counters: cfg.Settings.Acct}, time.Now)
+	srv.Version = version()
 	defer srv.Close()
 	go func() { failed <- srv.Serve(l) }()
 	if cfg.Metrics != "" {
