@@ -71,7 +71,7 @@ func (e *Engine) openPort(p *port) error {
 		w.pool.Take(took)
 		p.queues = append(p.queues, q)
 	}
-	prog, err := e.attach(p.ifi, p.queues)
+	prog, err := e.attachSoon(p.ifi, p.queues)
 	if err != nil {
 		return err
 	}
@@ -92,9 +92,10 @@ func (e *Engine) portNumber(p *port) int {
 	panic("engine: a port of another engine")
 }
 
-// bindPatience is how long a queue that was in use a moment ago is waited for:
-// the kernel lets go of a closed socket in its own time.
-const bindPatience = 2 * time.Second
+// bindPatience is how long a queue, or the place for an XDP program, that was in use a
+// moment ago is waited for: the kernel lets go of a closed socket or link, and of those
+// of a process that was killed, in its own time.
+const bindPatience = 5 * time.Second
 
 // openQueue opens a queue on the shared UMEM.
 func (e *Engine) openQueue(ifindex, queue int, free []uint64) (rx.Queue, int, error) {
@@ -117,6 +118,17 @@ func (e *Engine) anyQueue() rx.Queue {
 		}
 	}
 	return nil
+}
+
+// attachSoon is attach, but waits for another program to go.
+func (e *Engine) attachSoon(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error) {
+	for deadline := time.Now().Add(bindPatience); ; time.Sleep(10 * time.Millisecond) {
+		prog, err := e.attach(ifi, queues)
+		busy := errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST)
+		if !busy || time.Now().After(deadline) {
+			return prog, err
+		}
+	}
 }
 
 // attach puts the program on an interface, with its queues.

@@ -57,9 +57,14 @@ type program struct {
 
 func startProgram(t *testing.T, ns *netlab.NS, config string) *program {
 	t.Helper()
-	dir := t.TempDir()
-	p := &program{socket: filepath.Join(dir, "c.sock")}
-	file := filepath.Join(dir, "xdpct.yaml")
+	return startProgramAt(t, ns, config, filepath.Join(t.TempDir(), "c.sock"))
+}
+
+// startProgramAt starts the program with a control socket of that name.
+func startProgramAt(t *testing.T, ns *netlab.NS, config, socket string) *program {
+	t.Helper()
+	p := &program{socket: socket}
+	file := filepath.Join(t.TempDir(), "xdpct.yaml")
 	if err := os.WriteFile(file, []byte(config+"control: "+p.socket+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +137,15 @@ func TestProgram(t *testing.T) {
 	p.ready(t)
 	useCommands(t, p, raw[0])
 
+	for range 5 { // the next one starts while the kernel still takes the last one apart
+		killed := p
+		if err := killed.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		p = startProgramAt(t, ns[0], bridgeConfig, killed.socket)
+		p.ready(t)
+		_ = killed.cmd.Wait()
+	}
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +157,7 @@ func TestProgram(t *testing.T) {
 			}
 		}
 	}
-	p = startProgram(t, ns[0], bridgeConfig)
+	p = startProgramAt(t, ns[0], bridgeConfig, p.socket)
 	p.ready(t)
 	if !attached(t, ns[0], "left") {
 		t.Error("no XDP program after a restart")
