@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/xdpct/xdpct/control"
 	"github.com/xdpct/xdpct/export"
@@ -401,9 +403,12 @@ func (r *runner) events(c *command) error {
 	return err
 }
 
-// follow prints a stream of events until it is interrupted.
+// follow prints a stream of events until it is interrupted; then there is a trailer to
+// print. Every other command is ended by a signal as it stands, as conntrack(8) is.
 func (r *runner) follow(path string, q url.Values) error {
-	err := r.client.Lines(r.ctx, path, q, func(line []byte) error {
+	ctx, stop := signal.NotifyContext(r.ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := r.client.Lines(ctx, path, q, func(line []byte) error {
 		if n, lost := bytes.CutPrefix(line, []byte("!lost ")); lost {
 			fmt.Fprintf(r.std.Err, enobufs, n)
 			return nil

@@ -53,6 +53,15 @@ type PortStats struct {
 	TXErrors    uint64 `json:"tx_errors"`
 }
 
+// ListenerStats are the connections of clients of one of the program's listeners.
+type ListenerStats struct {
+	Name     string `json:"name"` // control or metrics
+	Open     uint64 `json:"open"`
+	Accepted uint64 `json:"accepted"`
+	Refused  uint64 `json:"refused"` // closed at once, since all places were at work
+	Evicted  uint64 `json:"evicted"` // closed while idle, since another needed the place
+}
+
 // ExpectStats are the counters of the expectation table.
 type ExpectStats struct {
 	Created uint64 `json:"created"`
@@ -66,6 +75,9 @@ type Stats struct {
 
 	Shards []ShardStats `json:"shards"`
 	Ports  []PortStats  `json:"ports"`
+
+	Listeners []ListenerStats `json:"listeners,omitempty"`
+
 	// States counts packets by state, Reasons by reason. Every reason is there.
 	States  map[string]uint64 `json:"states"`
 	Reasons map[string]uint64 `json:"reasons"`

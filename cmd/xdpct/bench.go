@@ -55,8 +55,9 @@ others on the same wires by turns. Needs root.`,
 			if !b.pps {
 				return usageError{errors.New("say what to measure: --pps")}
 			}
-			stop := context.AfterFunc(cmd.Context(), endBench)
-			defer stop()
+			ctx, stop := untilInterrupted(cmd)
+			undo := context.AfterFunc(ctx, endBench)
+			defer func() { undo(); stop() }()
 			if b.wire {
 				return b.onWire.run(cmd, b)
 			}

@@ -62,7 +62,7 @@ func listSelf(e *engine.Engine) (argv []string, stop func() error, err error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	srv := control.NewServer(tracker{e}, export.Format{}, time.Now)
+	srv := control.NewServer(&tracker{Engine: e}, export.Format{}, time.Now)
 	go func() { _ = srv.Serve(l) }()
 	stop = func() error { return errors.Join(srv.Close(), os.RemoveAll(dir)) }
 	return []string{self, "conntrack", "--control", socket, "-L"}, stop, nil

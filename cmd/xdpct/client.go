@@ -217,7 +217,9 @@ lost; how many is said on standard error.`,
 				return err
 			}
 			out := cmd.OutOrStdout()
-			err = control.NewClient(o.control).Lines(cmd.Context(), "/v1/events", q, func(line []byte) error {
+			ctx, stop := untilInterrupted(cmd)
+			defer stop()
+			err = control.NewClient(o.control).Lines(ctx, "/v1/events", q, func(line []byte) error {
 				if n, lost := bytes.CutPrefix(line, []byte("!lost ")); lost {
 					_, err := fmt.Fprintf(cmd.ErrOrStderr(), "xdpct: %s events were lost\n", n)
 					return err

@@ -45,7 +45,9 @@ Without root it says so and replays a capture of such traffic instead.`,
 				fmt.Fprintln(out, "Without it, the same traffic from a capture:")
 				return demoReplay(out)
 			}
-			return demoLive(cmd.Context(), out)
+			ctx, stop := untilInterrupted(cmd)
+			defer stop()
+			return demoLive(ctx, out)
 		},
 	}
 }

@@ -3,11 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -51,12 +47,25 @@ however it ends.`,
 				return err
 			}
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			return serve(cmd.Context(), cfg, log, engine.Open, nil)
+			ctx, stop := untilInterrupted(cmd)
+			defer stop()
+			context.AfterFunc(ctx, func() { time.AfterFunc(stopPatience, func() { abandon(log) }) })
+			return serve(ctx, cfg, log, engine.Open, nil)
 		},
 	}
 	cmd.Flags().StringVarP(&config, "config", "c", "", "the configuration, in YAML (required)")
 	_ = cmd.MarkFlagRequired("config")
 	return cmd
+}
+
+// stopPatience is how long the end of the engine may take once it is asked for.
+const stopPatience = 1800 * time.Millisecond
+
+// abandon ends the process although the engine has not stopped. The kernel then
+// detaches the XDP programs and closes the queues, as after any other end.
+func abandon(log *slog.Logger) {
+	log.Error("stopping takes too long; ending as it stands")
+	os.Exit(exitFailed)
 }
 
 // openFunc is engine.Open, or that in another network namespace.
@@ -80,19 +89,22 @@ func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFu
 	defer func() { err = errors.Join(err, e.Stop()) }()
 
 	failed := make(chan error, 2)
-	srv := control.NewServer(tracker{e}, export.Format{Counters: cfg.Settings.Acct}, time.Now)
+	t := tracker{Engine: e}
+	if cfg.Metrics != "" {
+		m, err := listenMetrics(cfg.Metrics)
+		if err != nil {
+			return err
+		}
+		t.listeners = append(t.listeners, m.listener())
+		ms := m.server(&t)
+		defer ms.Close()
+		go func() { failed <- ms.Serve(m.guard) }()
+	}
+	srv := control.NewServer(&t, export.Format{Counters: cfg.Settings.Acct}, time.Now)
+	t.listeners = append(t.listeners, listener{"control", srv.Connections})
 	srv.Version = version()
 	defer srv.Close()
 	go func() { failed <- srv.Serve(l) }()
-	if cfg.Metrics != "" {
-		ml, err := net.Listen("tcp", metricsAddress(cfg.Metrics))
-		if err != nil {
-			return fmt.Errorf("metrics: %w", err)
-		}
-		ms := &http.Server{Handler: metricsHandler(tracker{e}), ReadHeaderTimeout: 5 * time.Second}
-		defer ms.Close()
-		go func() { failed <- ms.Serve(ml) }()
-	}
 	e.Start()
 	log.Info("tracking", "mode", cfg.Mode, "control", cfg.Control)
 	if ready != nil {
@@ -116,25 +128,4 @@ func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFu
 			}
 		}
 	}
-}
-
-// metricsAddress puts a bare port on loopback.
-func metricsAddress(s string) string {
-	if host, port, err := net.SplitHostPort(s); err == nil && host == "" {
-		return net.JoinHostPort("127.0.0.1", port)
-	}
-	return s
-}
-
-func metricsHandler(t tracker) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
-		s, err := t.Stats(r.Context())
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		s.WriteMetrics(io.Writer(w))
-	})
-	return mux
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/xdpct/xdpct/control"
 	"github.com/xdpct/xdpct/engine"
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/export"
@@ -12,10 +13,19 @@ import (
 )
 
 // tracker is an engine as the control API sees it.
-type tracker struct{ *engine.Engine }
+type tracker struct {
+	*engine.Engine
+	listeners []listener // what clients connect to
+}
+
+// listener is something that clients connect to, under a name, with its counters.
+type listener struct {
+	name  string
+	stats func() control.GuardStats
+}
 
 // Events implements control.Tracker.
-func (t tracker) Events(ctx context.Context, f flow.Filter, kinds flow.EventKinds, buffer int, emit func(*flow.Event, uint64) error) error {
+func (t *tracker) Events(ctx context.Context, f flow.Filter, kinds flow.EventKinds, buffer int, emit func(*flow.Event, uint64) error) error {
 	sub := t.Subscribe(f, kinds, buffer)
 	defer sub.Close()
 	const quiet = 100 * time.Millisecond
@@ -47,7 +57,7 @@ func (t tracker) Events(ctx context.Context, f flow.Filter, kinds flow.EventKind
 }
 
 // ExpectEvents implements control.Tracker.
-func (t tracker) ExpectEvents(ctx context.Context, emit func(flow.EventKind, *expect.Expectation, int64, uint64) error) error {
+func (t *tracker) ExpectEvents(ctx context.Context, emit func(flow.EventKind, *expect.Expectation, int64, uint64) error) error {
 	sub := t.SubscribeExpect()
 	defer sub.Close()
 	quiet := time.NewTicker(100 * time.Millisecond)
@@ -69,7 +79,7 @@ func (t tracker) ExpectEvents(ctx context.Context, emit func(flow.EventKind, *ex
 }
 
 // Stats implements control.Tracker.
-func (t tracker) Stats(ctx context.Context) (export.Stats, error) {
+func (t *tracker) Stats(ctx context.Context) (export.Stats, error) {
 	st, err := t.Engine.Stats(ctx)
 	if err != nil {
 		return export.Stats{}, err
@@ -87,6 +97,12 @@ func (t tracker) Stats(ctx context.Context) (export.Stats, error) {
 			Interface: p.Interface, Attached: p.Up, XDP: string(p.XDP), ZeroCopy: p.ZeroCopy, Queues: p.Queues,
 			Received: q.Received, Transmitted: q.Transmitted, Passed: p.Program.Passed,
 			Syscalls: q.Polls + q.Kicks, TXBusy: q.TXBusy, TXDown: q.TXDown, TXErrors: q.TXErrors,
+		})
+	}
+	for _, l := range t.listeners {
+		g := l.stats()
+		out.Listeners = append(out.Listeners, export.ListenerStats{
+			Name: l.name, Open: uint64(g.Open), Accepted: g.Accepted, Refused: g.Refused, Evicted: g.Evicted,
 		})
 	}
 	out.Expectations = export.ExpectStats(t.ExpectStats())
