@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,7 +29,7 @@ func conntrackCommand() *cobra.Command {
 messages and exit codes, on the connections of a running xdpct. If the program
 is called conntrack (by a link), it is this command.
 
-The control socket is that of --control before all other options, of the variable
+The control socket is that of --control, anywhere among the options, of the variable
 ` + controlEnv + `, or ` + engine.DefaultControl + `.`,
 		Example: `  xdpct conntrack -L -p tcp --state ESTABLISHED -o extended
   xdpct conntrack -D -s 10.0.0.0/8
@@ -36,7 +37,10 @@ The control socket is that of --control before all other options, of the variabl
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			std := conntrack.IO{In: cmd.InOrStdin(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr()}
-			socket, args := controlSocket(args)
+			socket, args, err := controlSocket(args)
+			if err != nil {
+				return err
+			}
 			if code := conntrack.Main(cmd.Context(), args, socket, std); code != 0 {
 				return status(code)
 			}
@@ -45,20 +49,27 @@ The control socket is that of --control before all other options, of the variabl
 	}
 }
 
-// controlSocket takes --control from the front of a command line.
-func controlSocket(args []string) (socket string, rest []string) {
+// controlSocket takes --control, which conntrack(8) does not have, out of a command line,
+// wherever it stands; the last one counts.
+func controlSocket(args []string) (socket string, rest []string, err error) {
 	if socket = os.Getenv(controlEnv); socket == "" {
 		socket = engine.DefaultControl
 	}
-	if len(args) > 1 && args[0] == "--control" {
-		return args[1], args[2:]
-	}
-	if len(args) > 0 {
-		if s, ok := strings.CutPrefix(args[0], "--control="); ok {
-			return s, args[1:]
+	for i := 0; i < len(args); i++ {
+		s, attached := strings.CutPrefix(args[i], "--control=")
+		switch {
+		case attached:
+			socket = s
+		case args[i] != "--control":
+			rest = append(rest, args[i])
+		case i+1 == len(args):
+			return "", nil, usageError{errors.New("flag needs an argument: --control")}
+		default:
+			i++
+			socket = args[i]
 		}
 	}
-	return socket, args
+	return socket, rest, nil
 }
 
 // asConntrack reports whether the program was called by the name of conntrack(8).
