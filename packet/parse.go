@@ -40,6 +40,35 @@ func (p *Packet) Parse(frame []byte, wire int, checks Checks) {
 	p.ParseFrom(frame, wire, ethernetLen, EtherType(binary.BigEndian.Uint16(frame[12:])), checks)
 }
 
+// ParseDatagram is Parse for a frame that has no link header: it begins with its IP
+// header, as on tun, WireGuard and PPP devices. The version field says which.
+func (p *Packet) ParseDatagram(frame []byte, wire int, checks Checks) {
+	p.ParseFrom(frame, wire, 0, versionType(frame), checks)
+}
+
+// versionType returns the EtherType of what begins with an IP header.
+func versionType(b []byte) EtherType {
+	if len(b) > 0 && b[0]>>4 == 6 {
+		return EtherIPv6
+	}
+	return EtherIPv4
+}
+
+// DatagramLen returns how many bytes of b the IP datagram takes that b begins with,
+// which is all of them if its length field says more, or nothing (a jumbogram).
+func DatagramLen(b []byte) int {
+	n := len(b)
+	switch {
+	case len(b) >= ipv4Len && b[0]>>4 == 4:
+		n = int(binary.BigEndian.Uint16(b[2:]))
+	case len(b) >= ipv6Len && b[0]>>4 == 6:
+		if v := int(binary.BigEndian.Uint16(b[4:])); v != 0 {
+			n = ipv6Len + v
+		}
+	}
+	return min(n, len(b))
+}
+
 // ParseFrom reads a frame whose link header, VLAN tags excepted, ends at off and
 // names typ as its content. off must not be beyond len(frame).
 func (p *Packet) ParseFrom(frame []byte, wire, off int, typ EtherType, checks Checks) {
@@ -73,11 +102,7 @@ func (p *Packet) ParseFrom(frame []byte, wire, off int, typ EtherType, checks Ch
 // ParseWhole is ParseFrom for a frame whose IP header is at off: one that was
 // assembled from fragments. If it still is one, it is Malformed.
 func (p *Packet) ParseWhole(frame []byte, wire, off int, checks Checks) {
-	typ := EtherIPv4
-	if len(frame) > off && frame[off]>>4 == 6 {
-		typ = EtherIPv6
-	}
-	p.ParseFrom(frame, wire, off, typ, checks)
+	p.ParseFrom(frame, wire, off, versionType(frame[min(off, len(frame)):]), checks)
 	if p.Kind == Fragmented {
 		p.Kind, p.Reason = Malformed, flow.ReasonFragmentNested
 	}
