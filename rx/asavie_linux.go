@@ -49,12 +49,13 @@ func openAsavie(u *UMEM, ifindex, queue int, free []uint64, o QueueOptions) (q *
 	if o.ForceCopy {
 		xdp.DefaultSocketFlags = unix.XDP_COPY
 	}
+	raiseMemlock() // the library does not tell that from other troubles
 	sock, err := xdp.NewSocket(ifindex, queue, &xdp.SocketOptions{
 		NumFrames: 2 * RingSize, FrameSize: int(u.chunk),
 		FillRingNumDescs: RingSize, CompletionRingNumDescs: RingSize, RxRingNumDescs: RingSize, TxRingNumDescs: RingSize,
 	})
 	if err != nil {
-		return nil, 0, fmt.Errorf("opening queue %d with asavie/xdp: %w", queue, privilege(withErrno(err)))
+		return nil, 0, fmt.Errorf("opening queue %d with asavie/xdp: %w", queue, memlock(privilege(withErrno(err)), 2*RingSize*int(u.chunk)))
 	}
 	q = &asavie{id: queue, umem: u, sock: sock}
 	sock.Fill(sock.GetDescs(RingSize)) // the first half is for receiving
@@ -72,7 +73,7 @@ func openAsavie(u *UMEM, ifindex, queue int, free []uint64, o QueueOptions) (q *
 // withErrno gives an error of the library the errno back that it kept the text of
 // only, for those that callers ask for.
 func withErrno(err error) error {
-	for _, errno := range []unix.Errno{unix.EBUSY, unix.EPERM, unix.EACCES} {
+	for _, errno := range []unix.Errno{unix.EBUSY, unix.EPERM, unix.EACCES, unix.ENOBUFS} {
 		if strings.HasSuffix(err.Error(), errno.Error()) {
 			return fmt.Errorf("%s%w", strings.TrimSuffix(err.Error(), errno.Error()), errno)
 		}

@@ -38,9 +38,8 @@ func openXSK(u *UMEM, ifindex, queue int, share *xsk, free []uint64, o QueueOpti
 		return q, 0, fmt.Errorf("opening an AF_XDP socket: %w", privilege(err))
 	}
 	if share == nil {
-		reg := unix.XDPUmemReg{Addr: uint64(u.base()), Len: uint64(len(u.mem)), Size: uint32(u.chunk)}
-		if err := setsockopt(q.fd, unix.XDP_UMEM_REG, &reg); err != nil {
-			return q, 0, fmt.Errorf("registering %d bytes of frame memory: %w", len(u.mem), err)
+		if err := q.registerMemory(); err != nil {
+			return q, 0, err
 		}
 	}
 	if err := q.mapRings(); err != nil {
@@ -55,6 +54,21 @@ func openXSK(u *UMEM, ifindex, queue int, share *xsk, free []uint64, o QueueOpti
 	}
 	_ = unix.SetsockoptInt(q.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer)
 	return q, took, nil
+}
+
+// registerMemory makes the UMEM the socket's.
+func (q *xsk) registerMemory() error {
+	mem := q.umem.mem
+	reg := unix.XDPUmemReg{Addr: uint64(q.umem.base()), Len: uint64(len(mem)), Size: uint32(q.umem.chunk)}
+	err := setsockopt(q.fd, unix.XDP_UMEM_REG, &reg)
+	if errors.Is(err, unix.ENOBUFS) {
+		raiseMemlock()
+		err = setsockopt(q.fd, unix.XDP_UMEM_REG, &reg)
+	}
+	if err != nil {
+		return fmt.Errorf("registering %d KiB of frame memory: %w", len(mem)>>10, memlock(err, len(mem)))
+	}
+	return nil
 }
 
 func (q *xsk) mapRings() (err error) {
