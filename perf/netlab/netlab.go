@@ -29,6 +29,24 @@ type NS struct {
 // NewNS makes a namespace with its loopback up and IPv6 address configuration
 // off, so that nothing but what was asked for is on the wire.
 func NewNS(name string) (*NS, error) {
+	ns, err := newNS(name)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range []string{"all", "default"} {
+		err = errors.Join(err, ns.Sysctl("net/ipv6/conf/"+s+"/autoconf", "0"),
+			ns.Sysctl("net/ipv6/conf/"+s+"/accept_dad", "0"),
+			ns.Sysctl("net/ipv6/conf/"+s+"/router_solicitations", "0"))
+	}
+	if err != nil {
+		ns.Close()
+		return nil, fmt.Errorf("namespace %s: %w", name, err)
+	}
+	return ns, nil
+}
+
+// newNS makes a namespace as the kernel does, with its loopback up.
+func newNS(name string) (*NS, error) {
 	ns := &NS{Name: name, handle: netns.None()}
 	err := onThread(func() error {
 		h, err := netns.New()
@@ -39,18 +57,12 @@ func NewNS(name string) (*NS, error) {
 		ns.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER)
 		return err
 	})
-	if err != nil {
-		ns.Close()
-		return nil, fmt.Errorf("namespace %s: %w", name, err)
+	var lo netlink.Link
+	if err == nil {
+		lo, err = ns.nl.LinkByName("lo")
 	}
-	lo, err := ns.nl.LinkByName("lo")
 	if err == nil {
 		err = ns.nl.LinkSetUp(lo)
-	}
-	for _, s := range []string{"all", "default"} {
-		err = errors.Join(err, ns.Sysctl("net/ipv6/conf/"+s+"/autoconf", "0"),
-			ns.Sysctl("net/ipv6/conf/"+s+"/accept_dad", "0"),
-			ns.Sysctl("net/ipv6/conf/"+s+"/router_solicitations", "0"))
 	}
 	if err != nil {
 		ns.Close()
@@ -145,27 +157,12 @@ func Join(a, b Port) error {
 }
 
 func (p *Port) up() error {
-	nl := p.NS.nl
-	link, err := nl.LinkByName(p.Name)
-	if err != nil {
-		return fmt.Errorf("%s: %w", p.Name, err)
-	}
-	for _, s := range p.Addrs {
-		addr, err := netlink.ParseAddr(s)
-		if err != nil {
-			return err
-		}
-		addr.Flags |= unix.IFA_F_NODAD
-		if err := nl.AddrAdd(link, addr); err != nil {
-			return fmt.Errorf("%s: address %s: %w", p.Name, s, err)
-		}
-	}
 	if !p.Offload {
 		if err := p.NS.Do(func() error { return disableOffload(p.Name) }); err != nil {
 			return fmt.Errorf("%s: offloads: %w", p.Name, err)
 		}
 	}
-	if err := nl.LinkSetUp(link); err != nil {
+	if err := p.NS.configure(p.Name, 0, p.Addrs); err != nil {
 		return fmt.Errorf("%s: %w", p.Name, err)
 	}
 	return nil

@@ -1,0 +1,171 @@
+package netlab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Kind is what joins a host to the box between the hosts.
+type Kind int
+
+// The kinds. The interface of the box has the name of the side, that of the host is eth0
+// in every case.
+const (
+	Veth        Kind = iota // a veth pair
+	LinuxBridge             // a veth pair whose end in the box is member of a bridge
+	TunLink                 // two tun devices and a tunnel in user space between them
+)
+
+// HostsOptions say what Hosts are like.
+type HostsOptions struct {
+	Left, Right Kind
+	// Queues of the interfaces of the box, where their kind has any; 0 for one.
+	Queues int
+	// Routed puts each host into a net of its own, in which the box has an address and
+	// is the default gateway. Otherwise both are in one net, and the box has no
+	// addresses.
+	Routed bool
+	// Bare leaves the right side of the box without an IPv4 address, for a DHCP client
+	// to find.
+	Bare bool
+	// TunOffload lets the stacks behind tun devices leave checksums and segmentation to
+	// each other.
+	TunOffload bool
+}
+
+// Hosts are two hosts with stacks of their own, as they come, and a box between them:
+// nothing is known beforehand (no static neighbours), IPv6 is on with all that the
+// kernel does by itself (duplicate address detection, router solicitations, MLD), and
+// checksums and segmentation are left to the devices.
+type Hosts struct {
+	Left, Box, Right *NS
+	closers          []func()
+}
+
+// Addresses of Hosts.
+const (
+	LeftIP, LeftGateway, LeftIP6, LeftGateway6     = "10.50.0.2", "10.50.0.1", "2001:db8:50::2", "2001:db8:50::1"
+	RightIP, RightGateway, RightIP6, RightGateway6 = "192.0.2.2", "192.0.2.1", "2001:db8:60::2", "2001:db8:60::1"
+	// Of the right host if nothing is routed.
+	PeerIP, PeerIP6 = "10.50.0.3", "2001:db8:50::3"
+)
+
+// NewHosts builds the network.
+func NewHosts(o HostsOptions) (h *Hosts, err error) {
+	h = &Hosts{}
+	defer func() {
+		if err != nil {
+			h.Close()
+			h = nil
+		}
+	}()
+	for _, n := range []struct {
+		ns   **NS
+		name string
+	}{{&h.Left, "left"}, {&h.Box, "box"}, {&h.Right, "right"}} {
+		if *n.ns, err = newNS(n.name); err != nil {
+			return h, err
+		}
+		h.closers = append(h.closers, (*n.ns).Close)
+	}
+	left := side{h.Left, "left", o.Left, []string{LeftIP + "/24", LeftIP6 + "/64"}, nil}
+	right := side{h.Right, "right", o.Right, []string{PeerIP + "/24", PeerIP6 + "/64"}, nil}
+	if o.Routed {
+		left.box = []string{LeftGateway + "/24", LeftGateway6 + "/64"}
+		right.host = []string{RightIP + "/24", RightIP6 + "/64"}
+		right.box = []string{RightGateway + "/24", RightGateway6 + "/64"}
+		if o.Bare {
+			right.box = right.box[1:]
+		}
+	}
+	if err := errors.Join(h.attach(left, o), h.attach(right, o)); err != nil || !o.Routed {
+		return h, err
+	}
+	return h, errors.Join(
+		h.Left.Gateway("", LeftGateway), h.Left.Gateway("::/0", LeftGateway6),
+		h.Right.Gateway("", RightGateway), h.Right.Gateway("::/0", RightGateway6))
+}
+
+// side is a host and what joins it to the box.
+type side struct {
+	ns        *NS
+	name      string
+	kind      Kind
+	host, box []string // addresses
+}
+
+func (h *Hosts) attach(s side, o HostsOptions) error {
+	switch s.kind {
+	case TunLink:
+		a, err := h.Box.OpenTun(s.name, TunOptions{Addrs: s.box, Offload: o.TunOffload})
+		if err != nil {
+			return err
+		}
+		b, err := s.ns.OpenTun("eth0", TunOptions{Addrs: s.host, Offload: o.TunOffload})
+		if err != nil {
+			return errors.Join(err, a.Close())
+		}
+		wait := Tunnel(a, b)
+		h.closers = append(h.closers, func() {
+			a.Close()
+			b.Close()
+			wait()
+		})
+		return nil
+	case LinuxBridge:
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = s.name
+		if err := h.Box.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return fmt.Errorf("bridge %s: %w", s.name, err)
+		}
+		member := s.name + "-1"
+		if err := Join(Port{NS: h.Box, Name: member, Offload: true}, Port{NS: s.ns, Name: "eth0", Addrs: s.host, Offload: true}); err != nil {
+			return err
+		}
+		if err := h.Box.Enslave(member, s.name); err != nil {
+			return err
+		}
+		return h.Box.configure(s.name, 0, s.box)
+	}
+	return Join(Port{NS: h.Box, Name: s.name, Queues: o.Queues, Addrs: s.box, Offload: true},
+		Port{NS: s.ns, Name: "eth0", Queues: o.Queues, Addrs: s.host, Offload: true})
+}
+
+// Close removes it all.
+func (h *Hosts) Close() {
+	for i := len(h.closers) - 1; i >= 0; i-- {
+		h.closers[i]()
+	}
+	h.closers = nil
+}
+
+// Enslave makes a link of the namespace a member of a bridge there.
+func (ns *NS) Enslave(member, bridge string) error {
+	m, err := ns.nl.LinkByName(member)
+	if err != nil {
+		return fmt.Errorf("%s: %w", member, err)
+	}
+	b, err := ns.nl.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("%s: %w", bridge, err)
+	}
+	return ns.nl.LinkSetMasterByIndex(m, b.Attrs().Index)
+}
+
+// Gateway adds a route to dst, a prefix in CIDR notation or empty for the IPv4 default.
+func (ns *NS) Gateway(dst, via string) error {
+	r := &netlink.Route{Gw: net.ParseIP(via)}
+	if dst != "" {
+		var err error
+		if _, r.Dst, err = net.ParseCIDR(dst); err != nil {
+			return err
+		}
+	}
+	if err := ns.nl.RouteAdd(r); err != nil {
+		return fmt.Errorf("%s: route to %q via %s: %w", ns.Name, dst, via, err)
+	}
+	return nil
+}
