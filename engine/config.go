@@ -27,8 +27,8 @@ const (
 type Config struct {
 	Mode  Mode         `yaml:"mode"`  // required
 	Ports []PortConfig `yaml:"ports"` // one or more for tap, two for bridge
-	// Shards must be the number of receive queues of every port; 0 takes it
-	// from the ports.
+	// Shards is the number of shards; 0 takes the number of receive queues of the first
+	// port. No port may have more queues.
 	Shards int `yaml:"shards"`
 	// CPUs pins shard i to CPUs[i]. Empty: shard i to the i-th CPU that the
 	// process may use.

@@ -115,13 +115,12 @@ func (e *Engine) lookupPorts() (shards int, err error) {
 		if shards == 0 {
 			shards = ifi.Queues
 		}
-		if ifi.Queues < shards {
-			return 0, fmt.Errorf("interface %s has too few receive queues: %d for %d shards (ethtool -L %s combined %d)",
-				ifi.Name, ifi.Queues, shards, ifi.Name, shards)
+		if err := e.suits(&ifi, shards); err != nil {
+			return 0, err
 		}
-		if ifi.Queues > shards {
-			return 0, fmt.Errorf("interface %s has %d receive queues for %d shards, and a queue without a shard would lose its frames (ethtool -L %s combined %d)",
-				ifi.Name, ifi.Queues, shards, ifi.Name, shards)
+		if ifi.Queues < shards {
+			e.log.Warn("fewer receive queues than shards: not every shard receives from it, and those send by AF_PACKET, which is slower",
+				"interface", ifi.Name, "queues", ifi.Queues, "shards", shards)
 		}
 		if most := e.cfg.FrameSize - rx.Headroom; ifi.FrameLen() > most {
 			e.log.Warn("frames that do not fit a chunk will be dropped (frame_too_large)",
@@ -184,6 +183,7 @@ func (e *Engine) makeWorkers(n int) error {
 			w.ports = append(w.ports, &workerPort{
 				zones:  newPortZones(&e.cfg.Ports[k]),
 				checks: packet.Checks{Transport: e.cfg.Settings.Checksum, Partial: p.ifi.Partial},
+				noLink: p.ifi.NoLink,
 				out:    make([]rx.Desc, 0, batch),
 			})
 		}

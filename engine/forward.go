@@ -99,7 +99,10 @@ func (w *worker) emit(d rx.Desc, l3 uint16, out int, src, dst [6]byte) {
 		return
 	}
 	head := uint64(14)
-	if where.vlan != 0 {
+	switch {
+	case p.noLink:
+		head = 0
+	case where.vlan != 0:
 		head = 18
 	}
 	d.Addr, d.Len = d.Addr+uint64(l3)-head, d.Len-uint32(l3)+uint32(head)
@@ -108,21 +111,30 @@ func (w *worker) emit(d rx.Desc, l3 uint16, out int, src, dst [6]byte) {
 		w.drop(flow.ReasonBadDescriptor, d.Addr)
 		return
 	}
-	copy(f, dst[:])
-	copy(f[6:], src[:])
-	typ := packet.EtherIPv4
-	if f[head]>>4 == 6 {
-		typ = packet.EtherIPv6
+	if p.noLink {
+		d.Len = uint32(packet.DatagramLen(f)) // Ethernet may have padded it
+	} else {
+		link(f[:head], src, dst, where.vlan, f[head]>>4 == 6)
 	}
-	if where.vlan != 0 {
-		binary.BigEndian.PutUint16(f[12:], uint16(packet.EtherVLAN))
-		binary.BigEndian.PutUint16(f[14:], where.vlan)
-	}
-	binary.BigEndian.PutUint16(f[head-2:], uint16(typ))
 	p.out = append(p.out, d)
 	if len(p.out) == cap(p.out) {
 		w.transmit(p)
 	}
+}
+
+// link writes an Ethernet header, with a VLAN tag if vlan is not 0.
+func link(f []byte, src, dst [6]byte, vlan uint16, ipv6 bool) {
+	copy(f, dst[:])
+	copy(f[6:], src[:])
+	typ := packet.EtherIPv4
+	if ipv6 {
+		typ = packet.EtherIPv6
+	}
+	if vlan != 0 {
+		binary.BigEndian.PutUint16(f[12:], uint16(packet.EtherVLAN))
+		binary.BigEndian.PutUint16(f[14:], vlan)
+	}
+	binary.BigEndian.PutUint16(f[len(f)-2:], uint16(typ))
 }
 
 // wait keeps a frame until its next hop is known.

@@ -45,7 +45,7 @@ func (w *worker) assemble(frames []handed) *packet.Packet {
 	port := w.ports[frames[0].port]
 	for _, h := range frames {
 		frame := w.umem.Frame(h.desc)
-		p.Parse(frame, len(frame), packet.Checks{})
+		port.parse(p, frame, packet.Checks{})
 		a.pieces = append(a.pieces, packet.Piece{Fragment: p.Fragment, Frame: frame})
 	}
 	l3, vlan := int(a.pieces[0].L3), p.VLAN

@@ -108,6 +108,7 @@ func (m *mirror) reload() error {
 		m.interfaces[n].Index = i.Index
 		i.MTU, i.Up = l.Attrs().MTU, l.Attrs().Flags&net.FlagUp != 0 // without a carrier, routes stay
 		copy(i.MAC[:], l.Attrs().HardwareAddr)
+		i.Neighbour, i.Fixed = rx.FixedNeighbour(l)
 		i.ReversePath = m.reversePath(i.Name)
 		i.Addrs = nil
 		addrs, err := m.nl.AddrList(l, netlink.FAMILY_ALL)

@@ -45,13 +45,25 @@ func (e *Engine) openPorts() error {
 	return nil
 }
 
+// suits reports why an interface cannot be a port for so many shards.
+func (e *Engine) suits(ifi *rx.Interface, shards int) error {
+	if ifi.Queues > shards {
+		return fmt.Errorf("interface %s has %d receive queues for %d shards, and a queue without a shard would lose its frames (ethtool -L %s combined %d)",
+			ifi.Name, ifi.Queues, shards, ifi.Name, shards)
+	}
+	if ifi.NoLink && e.cfg.Mode == Bridge {
+		return fmt.Errorf("interface %s has no link header (tun, WireGuard, PPP), so it cannot be bridged: use mode router", ifi.Name)
+	}
+	return nil
+}
+
 // closePorts undoes openPorts, also if that got only part of the way.
 func (e *Engine) closePorts() (err error) {
 	for at, p := range e.ports {
 		err = errors.Join(err, p.detach())
 		for i, q := range p.queues {
 			w := e.workers[i]
-			w.ports[at].queue = nil
+			w.ports[at].queue, w.ports[at].segments = nil, nil
 			err = errors.Join(err, q.Abandon(w.pool.Put))
 		}
 		p.queues = nil
@@ -64,7 +76,7 @@ func (e *Engine) closePorts() (err error) {
 func (e *Engine) openPort(p *port) error {
 	for i, w := range e.workers {
 		free := w.pool.Peek(rx.RingSize)
-		q, took, err := e.openQueue(p.ifi.Index, i, free)
+		q, took, err := e.openQueue(&p.ifi, i, free)
 		if err != nil {
 			return err
 		}
@@ -78,8 +90,9 @@ func (e *Engine) openPort(p *port) error {
 	p.program = prog
 	at := e.portNumber(p)
 	for i, w := range e.workers {
-		w.ports[at].queue = p.queues[i]
+		w.ports[at].open(&p.ifi, p.queues[i])
 	}
+	e.workers[0].ports[at].segments, _ = prog.Segments()
 	return nil
 }
 
@@ -97,22 +110,27 @@ func (e *Engine) portNumber(p *port) int {
 // of a process that was killed, in its own time.
 const bindPatience = 5 * time.Second
 
-// openQueue opens a queue on the shared UMEM.
-func (e *Engine) openQueue(ifindex, queue int, free []uint64) (rx.Queue, int, error) {
-	o := rx.QueueOptions{Driver: e.cfg.Driver, ForceCopy: e.cfg.ForceCopy, TXBudget: txBudget}
+// openQueue opens a queue on the shared UMEM. For a shard that none of the interface's
+// receive queues is for it is one that only transmits.
+func (e *Engine) openQueue(ifi *rx.Interface, queue int, free []uint64) (rx.Queue, int, error) {
+	if queue >= ifi.Queues {
+		q, err := rx.OpenSender(e.umem, ifi, queue)
+		return q, 0, err
+	}
+	o := rx.QueueOptions{Driver: e.cfg.Driver, ForceCopy: e.cfg.ForceCopy, TXBudget: txBudget, NoLink: ifi.NoLink}
 	for deadline := time.Now().Add(bindPatience); ; time.Sleep(10 * time.Millisecond) {
-		q, took, err := rx.OpenQueue(e.umem, ifindex, queue, e.anyQueue(), free, o)
+		q, took, err := rx.OpenQueue(e.umem, ifi.Index, queue, e.anyQueue(), free, o)
 		if err == nil || !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
 			return q, took, err
 		}
 	}
 }
 
-// anyQueue returns a queue that is bound, to share the UMEM with.
+// anyQueue returns a queue that is bound to a receive queue, to share the UMEM with.
 func (e *Engine) anyQueue() rx.Queue {
 	for _, p := range e.ports {
 		for _, q := range p.queues {
-			if q != nil && !q.Gone() {
+			if q != nil && !q.Gone() && rx.Receives(q) {
 				return q
 			}
 		}
@@ -140,9 +158,14 @@ func (e *Engine) attach(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error
 	case Router:
 		steer = rx.SteerRouted
 	}
-	prog, err := rx.LoadProgram(ifi.Index, queues, steer, e.umem.MaxFrame(), e.cfg.XDP)
+	prog, err := rx.LoadProgram(&ifi, queues[:min(ifi.Queues, len(queues))], rx.ProgramOptions{
+		Steer: steer, MaxFrame: e.umem.MaxFrame(), Mode: e.cfg.XDP, Promiscuous: e.cfg.Mode == Bridge,
+	})
 	if err != nil {
 		return nil, err
+	}
+	if _, err := prog.Segments(); err != nil {
+		e.log.Warn("frames that are longer than the MTU, as offloads make them, are dropped (frame_too_large)", "interface", ifi.Name, "error", err)
 	}
 	e.log.Info("port open", "interface", ifi.Name, "queues", len(queues), "xdp", prog.Mode(),
 		"zero_copy", queues[0].ZeroCopy())
@@ -236,8 +259,8 @@ func (e *Engine) checkPort(p *port) error {
 	if err != nil {
 		return nil // not back yet
 	}
-	if ifi.Queues != len(e.workers) {
-		return fmt.Errorf("it is back with %d receive queues for %d shards", ifi.Queues, len(e.workers))
+	if err := e.suits(&ifi, len(e.workers)); err != nil {
+		return fmt.Errorf("it is back, but: %w", err)
 	}
 	return e.reopenPort(p, ifi)
 }
@@ -248,7 +271,7 @@ func (e *Engine) losePort(p *port) error {
 	for _, w := range e.workers {
 		err := e.ask(context.Background(), w, func(w *worker) bool {
 			if q := w.ports[at].queue; q != nil {
-				w.ports[at].queue, w.ports[at].out = nil, w.ports[at].out[:0]
+				w.ports[at].queue, w.ports[at].segments = nil, nil
 				_ = q.Abandon(w.release)
 			}
 			return true
@@ -292,7 +315,7 @@ func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 			closeAll()
 			return err
 		}
-		q, took, err := e.openQueue(ifi.Index, i, free)
+		q, took, err := e.openQueue(&ifi, i, free)
 		giveBack := free[took:]
 		if err != nil {
 			giveBack = free
@@ -316,7 +339,13 @@ func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 		return err
 	}
 	for i, w := range e.workers {
-		if err := e.ask(ctx, w, func(w *worker) bool { w.ports[at].queue = queues[i]; return true }); err != nil {
+		if err := e.ask(ctx, w, func(w *worker) bool {
+			w.ports[at].open(&ifi, queues[i])
+			if i == 0 {
+				w.ports[at].segments, _ = prog.Segments()
+			}
+			return true
+		}); err != nil {
 			return err
 		}
 	}

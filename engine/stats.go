@@ -51,6 +51,9 @@ func (e *Engine) Stats(ctx context.Context) (Stats, error) {
 				if p.queue != nil {
 					queues[i].Add(p.queue.ReadStats())
 				}
+				if p.segments != nil {
+					ws.Shard.Reasons[flow.ReasonFrameTooLarge] += p.segments.TooLarge
+				}
 			}
 			return true
 		})
@@ -62,7 +65,7 @@ func (e *Engine) Stats(ctx context.Context) (Stats, error) {
 	var errs error
 	for i, p := range e.ports {
 		p.mu.Lock()
-		ps := PortStats{Interface: p.ifi.Name, Queues: len(p.queues), Queue: queues[i]}
+		ps := PortStats{Interface: p.ifi.Name, Queues: min(p.ifi.Queues, len(p.queues)), Queue: queues[i]}
 		if p.program != nil {
 			var err error
 			ps.Up, ps.XDP = true, p.program.Mode()

@@ -75,15 +75,31 @@ type worker struct {
 	from     [batch]handed
 	verdicts [batch]shard.Verdict
 	chunks   [batch]uint64
-	fds      [maxPorts + 1]unix.PollFd
+	fds      [2*maxPorts + 1]unix.PollFd
 }
 
 // workerPort is what a worker knows of a port.
 type workerPort struct {
-	queue  rx.Queue // nil while the interface is gone
-	checks packet.Checks
-	zones  *portZones // nil: the default zone
-	out    []rx.Desc
+	queue    rx.Queue     // nil while the interface is gone
+	segments *rx.Segments // nil: there are none, or another worker has them
+	checks   packet.Checks
+	noLink   bool       // packets begin with their IP header
+	zones    *portZones // nil: the default zone
+	out      []rx.Desc
+}
+
+// open takes an interface into use, or into use again, perhaps as another device.
+func (p *workerPort) open(ifi *rx.Interface, q rx.Queue) {
+	p.queue, p.noLink, p.checks.Partial = q, ifi.NoLink, ifi.Partial
+}
+
+// parse reads a frame that came by the port.
+func (p *workerPort) parse(k *packet.Packet, frame []byte, checks packet.Checks) {
+	if p.noLink {
+		k.ParseDatagram(frame, len(frame), checks)
+	} else {
+		k.Parse(frame, len(frame), checks)
+	}
 }
 
 // portZones are the zones of packets that arrive by a port.
@@ -160,19 +176,26 @@ func (w *worker) receive() (frames int) {
 			continue
 		}
 		n := p.queue.Receive(w.descs[:])
-		if n == 0 {
-			continue
-		}
+		w.take(i, n)
 		frames += n
-		k := 0
-		for _, d := range w.descs[:n] {
-			if w.admit(handed{desc: d, port: uint8(i)}, k, false) {
-				k++
-			}
+		if p.segments != nil {
+			n = p.segments.Receive(w.umem, w.pool, w.descs[:])
+			w.take(i, n)
+			frames += n
 		}
-		w.judge(k)
 	}
 	return frames
+}
+
+// take judges the first n of descs, which came by a port.
+func (w *worker) take(port, n int) {
+	k := 0
+	for _, d := range w.descs[:n] {
+		if w.admit(handed{desc: d, port: uint8(port)}, k, false) {
+			k++
+		}
+	}
+	w.judge(k)
 }
 
 // takeHandovers takes what other workers have received for this one.
@@ -205,13 +228,14 @@ func (w *worker) admit(h handed, k int, mine bool) bool {
 		return false
 	}
 	p := &w.pkts[k]
-	p.Parse(frame, len(frame), w.ports[h.port].checks)
+	port := w.ports[h.port]
+	port.parse(p, frame, port.checks)
 	if w.forwards && !w.arrange(p, h) {
 		w.drop(flow.ReasonElsewhere, h.desc.Addr)
 		return false
 	}
 	if p.Kind == packet.Data || p.Kind == packet.Error || p.Kind == packet.Fragmented {
-		if z := w.ports[h.port].zones; z != nil {
+		if z := port.zones; z != nil {
 			p.SetZone(z.of(p))
 		}
 		w.shard.Hash(p)
@@ -390,6 +414,9 @@ func (w *worker) sleep() {
 	for _, p := range w.ports {
 		if p.queue != nil {
 			fds = append(fds, unix.PollFd{Fd: int32(p.queue.FD()), Events: unix.POLLIN})
+			if p.segments != nil {
+				fds = append(fds, unix.PollFd{Fd: int32(p.segments.FD()), Events: unix.POLLIN})
+			}
 		}
 	}
 	w.asleep.Store(true)

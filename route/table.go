@@ -39,6 +39,10 @@ type Interface struct {
 	Addrs []netip.Prefix // in the kernel's order, the first of each net first
 	// ReversePath is rp_filter: 0 off, 1 strict, 2 loose.
 	ReversePath int
+	// Fixed says that the device resolves no neighbours: all have the Ethernet address
+	// Neighbour, which means nothing on a link without a link header.
+	Fixed     bool
+	Neighbour [6]byte
 }
 
 // NextHop is one way of a route.
@@ -178,6 +182,9 @@ func (t *Table) SetNeighbour(out int, addr netip.Addr, mac [6]byte, known bool) 
 
 // Neighbour returns the Ethernet address of a neighbour.
 func (t *Table) Neighbour(out int, addr netip.Addr) (mac [6]byte, ok bool) {
+	if i := &t.Interfaces[out]; i.Fixed {
+		return i.Neighbour, true
+	}
 	mac, ok = t.neighbours[neighbour{out, addr}]
 	return mac, ok
 }

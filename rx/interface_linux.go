@@ -3,6 +3,8 @@ package rx
 import (
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 
 	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
@@ -14,13 +16,16 @@ type Interface struct {
 	Index  int
 	MTU    int
 	Queues int // receive queues in use
-	// Partial says that frames may arrive with a checksum that covers only the
-	// pseudo header, because a local stack is at the other end: veth, virtio
-	// and tun devices.
+	// NoLink says that packets have no link header: they begin with their IP header,
+	// as on tun, WireGuard and PPP devices.
+	NoLink bool
+	// Partial says that packets may arrive with a checksum that covers only the
+	// pseudo header, see partial.
 	Partial bool
 }
 
-// LookupInterface finds an interface in the current network namespace.
+// LookupInterface finds an interface in the current network namespace. It is an error
+// if the interface is of a kind that is neither Ethernet nor without a link header.
 func LookupInterface(name string) (Interface, error) {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -31,25 +36,91 @@ func LookupInterface(name string) (Interface, error) {
 		return Interface{}, fmt.Errorf("interface %q: %w", name, err)
 	}
 	a := link.Attrs()
-	ifi := Interface{Name: name, Index: a.Index, MTU: a.MTU, Queues: max(a.NumRxQueues, 1)}
-	driver := ""
+	ifi := Interface{Name: name, Index: a.Index, MTU: a.MTU, Queues: max(a.NumRxQueues, 1), NoLink: NoLink(link)}
+	if !ifi.NoLink && a.EncapType != "ether" && a.EncapType != "loopback" {
+		return Interface{}, fmt.Errorf("interface %q: links of type %s are not supported, only Ethernet, and those without a link header (tun, PPP, IP tunnels)", name, a.EncapType)
+	}
 	if e, err := ethtool.NewEthtool(); err == nil {
 		defer e.Close()
 		// A driver that does not answer uses all the queues that it has.
 		if ch, err := e.GetChannels(name); err == nil && ch.RxCount+ch.CombinedCount > 0 {
 			ifi.Queues = int(ch.RxCount + ch.CombinedCount)
 		}
-		driver, _ = e.DriverName(name)
 	}
-	switch link.Type() {
-	case "veth", "tun", "tuntap":
-		ifi.Partial = true
-	default:
-		ifi.Partial = driver == "virtio_net"
+	all, err := netlink.LinkList()
+	if err != nil {
+		return Interface{}, fmt.Errorf("listing interfaces: %w", err)
 	}
+	ifi.Partial = partial(link, all)
 	return ifi, nil
 }
 
-// FrameLen returns the longest frame of the interface: the MTU, an Ethernet
-// header and two VLAN tags.
-func (i Interface) FrameLen() int { return i.MTU + 14 + 2*4 }
+// NoLink reports whether packets on a link begin with their IP header: links whose
+// hardware type (ARPHRD_*) is one of those that the kernel gives no header_ops.
+func NoLink(l netlink.Link) bool {
+	switch l.Attrs().EncapType {
+	case "none", // ARPHRD_NONE: tun, WireGuard
+		"ppp", "ipip", "tunnel6", "sit",
+		"unknown519": // ARPHRD_RAWIP: modems
+		return true
+	}
+	return false
+}
+
+// partial reports whether a link may hand over packets whose transport checksum a local
+// stack left for the device to finish (CHECKSUM_PARTIAL), so that it covers only the
+// pseudo header. A network card has seen the packet on a wire, where the checksum was
+// whole; a device that is only software may pass on what a stack on this machine sent:
+// veth, tun, macvlan, and a bridge, which may get such a member at any time. A VLAN, a
+// bond or a team is what the links below it are. Of network cards those of virtual
+// machines (virtio, Xen) hand over what another guest's stack sent.
+func partial(l netlink.Link, all []netlink.Link) bool {
+	a := l.Attrs()
+	switch l.Type() {
+	case "vlan", "bond", "team":
+		below := func(o netlink.Link) bool {
+			b := o.Attrs()
+			return b.MasterIndex == a.Index || l.Type() == "vlan" && b.Index == a.ParentIndex && b.Index != a.Index
+		}
+		lower := slices.Collect(func(yield func(netlink.Link) bool) {
+			for _, o := range all {
+				if below(o) && !yield(o) {
+					return
+				}
+			}
+		})
+		// A VLAN whose parent is in another namespace is software all the way down,
+		// for all that can be seen from here.
+		return len(lower) == 0 || slices.ContainsFunc(lower, func(o netlink.Link) bool { return partial(o, all) })
+	}
+	// A device on no bus is software. (Kernels before 5.14 name no bus: all count as that.)
+	return a.ParentDevBus == "" || a.ParentDevBus == "virtio" || a.ParentDevBus == "xen"
+}
+
+// FixedNeighbour returns the Ethernet address that every neighbour on a link has,
+// because its device resolves none (arp_constructor, ndisc_constructor): its own with
+// IFF_NOARP, that of broadcast on a point-to-point link. ok is false where neighbours
+// are resolved. On a link without a link header there is no address, and ok is true.
+func FixedNeighbour(l netlink.Link) (mac [6]byte, ok bool) {
+	a := l.Attrs()
+	const noARP = 0x80 // IFF_NOARP
+	switch {
+	case NoLink(l):
+		return mac, true
+	case a.RawFlags&noARP != 0 || a.Flags&net.FlagLoopback != 0:
+		copy(mac[:], a.HardwareAddr)
+		return mac, true
+	case a.Flags&net.FlagPointToPoint != 0:
+		return [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, true
+	}
+	return mac, false
+}
+
+// FrameLen returns the longest frame of the interface: the MTU, and, if it has link
+// headers, one of Ethernet with two VLAN tags.
+func (i Interface) FrameLen() int {
+	if i.NoLink {
+		return i.MTU
+	}
+	return i.MTU + 14 + 2*4
+}

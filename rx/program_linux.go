@@ -35,44 +35,105 @@ const (
 // Program is the XDP program on one interface. The kernel detaches it when the
 // process ends, however that happens.
 type Program struct {
-	objs xdpObjects
-	link link.Link
-	mode XDPMode
+	objs    xdpObjects
+	link    link.Link
+	mode    XDPMode
+	promisc int // socket that keeps the interface promiscuous, -1: none
+
+	segments   *Segments // nil: large frames are dropped
+	noSegments error     // why they are in generic mode
+	tcx        link.Link
+}
+
+// ProgramOptions say how a Program works.
+type ProgramOptions struct {
+	Steer    Steer
+	MaxFrame uint32  // a longer frame is dropped, or in generic mode cut, see Segments
+	Mode     XDPMode // empty for ModeAuto
+	// Promiscuous makes the interface receive what is sent to other Ethernet addresses,
+	// for as long as the Program is open.
+	Promiscuous bool
 }
 
 // LoadProgram loads the program for an interface whose receive queues are served
 // by the given sockets, registers those, and only then attaches it, so that no
-// frame comes to a queue without a socket. A frame longer than maxFrame is
-// dropped.
-func LoadProgram(ifindex int, queues []Queue, steer Steer, maxFrame uint32, mode XDPMode) (*Program, error) {
+// frame comes to a queue without a socket.
+func LoadProgram(ifi *Interface, queues []Queue, o ProgramOptions) (p *Program, err error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raising the limit on locked memory: %w", privilege(err))
 	}
-	spec, err := loadXdp()
-	if err != nil {
-		return nil, fmt.Errorf("reading the XDP program: %w", err)
+	modes := []XDPMode{o.Mode}
+	if o.Mode == ModeAuto || o.Mode == "" {
+		modes = []XDPMode{ModeDriver, ModeGeneric}
 	}
-	spec.Maps["sockets"].MaxEntries = uint32(len(queues))
-	if err := errors.Join(spec.Variables["steer"].Set(uint32(steer)), spec.Variables["max_frame"].Set(maxFrame)); err != nil {
-		return nil, fmt.Errorf("setting up the XDP program: %w", err)
-	}
-	p := &Program{}
-	if err := spec.LoadAndAssign(&p.objs, nil); err != nil {
-		return nil, fmt.Errorf("loading the XDP program: %w", privilege(err))
-	}
-	for _, q := range queues {
-		if err = p.register(q); err != nil {
-			break
+	for _, m := range modes {
+		p = &Program{promisc: -1, mode: m}
+		if err = p.open(ifi, queues, &o); err == nil {
+			return p, nil
+		}
+		err = errors.Join(err, p.Close())
+		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
+			return nil, fmt.Errorf("another XDP program is attached to the interface: %w", err)
 		}
 	}
-	if err == nil {
-		err = p.attach(ifindex, mode)
-	}
+	return nil, err
+}
+
+// open makes a Program of p, which says the mode.
+func (p *Program) open(ifi *Interface, queues []Queue, o *ProgramOptions) error {
+	spec, err := loadXdp()
 	if err != nil {
-		p.objs.Close()
-		return nil, err
+		return fmt.Errorf("reading the XDP program: %w", err)
 	}
-	return p, nil
+	spec.Maps["sockets"].MaxEntries = uint32(len(queues))
+	maxFrame, segmenter, noLink := o.MaxFrame, uint32(0), uint32(0)
+	if ifi.NoLink {
+		noLink = 1
+	}
+	if p.mode == ModeGeneric {
+		if p.segments, p.noSegments = openSegments(ifi.NoLink); p.segments != nil {
+			segmenter = uint32(p.segments.ifindex)
+			maxFrame = min(maxFrame, uint32(ifi.FrameLen()))
+		}
+	}
+	for name, v := range map[string]uint32{"steer": uint32(o.Steer), "max_frame": maxFrame, "segmenter": segmenter, "no_link": noLink} {
+		if err := spec.Variables[name].Set(v); err != nil {
+			return fmt.Errorf("setting up the XDP program: %w", err)
+		}
+	}
+	if err := spec.LoadAndAssign(&p.objs, nil); err != nil {
+		return fmt.Errorf("loading the XDP program: %w", privilege(err))
+	}
+	for _, q := range queues {
+		if err := p.register(q); err != nil {
+			return err
+		}
+	}
+	if p.segments != nil {
+		if p.tcx, err = link.AttachTCX(link.TCXOptions{Interface: ifi.Index, Program: p.objs.Segment, Attach: ebpf.AttachTCXIngress}); err != nil {
+			return fmt.Errorf("attaching the program that has large frames cut: %w", privilege(err))
+		}
+	}
+	if err := p.attach(ifi.Index); err != nil {
+		return err
+	}
+	if o.Promiscuous {
+		return p.setPromiscuous(ifi.Index)
+	}
+	return nil
+}
+
+// setPromiscuous makes the interface promiscuous by the membership of a socket, which
+// the kernel ends with the process.
+func (p *Program) setPromiscuous(ifindex int) (err error) {
+	if p.promisc, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("opening an AF_PACKET socket: %w", privilege(err))
+	}
+	m := unix.PacketMreq{Ifindex: int32(ifindex), Type: unix.PACKET_MR_PROMISC}
+	if err := unix.SetsockoptPacketMreq(p.promisc, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
+		return fmt.Errorf("making the interface promiscuous: %w", privilege(err))
+	}
+	return nil
 }
 
 // privilege adds the likely cause to a permission error.
@@ -83,27 +144,15 @@ func privilege(err error) error {
 	return err
 }
 
-func (p *Program) attach(ifindex int, mode XDPMode) error {
-	modes := []XDPMode{mode}
-	if mode == ModeAuto {
-		modes = []XDPMode{ModeDriver, ModeGeneric}
+func (p *Program) attach(ifindex int) (err error) {
+	flags := link.XDPDriverMode
+	if p.mode == ModeGeneric {
+		flags = link.XDPGenericMode
 	}
-	var err error
-	for _, m := range modes {
-		flags := link.XDPDriverMode
-		if m == ModeGeneric {
-			flags = link.XDPGenericMode
-		}
-		p.link, err = link.AttachXDP(link.XDPOptions{Program: p.objs.Xdpct, Interface: ifindex, Flags: flags})
-		if err == nil {
-			p.mode = m
-			return nil
-		}
-		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("another XDP program is attached to the interface: %w", err)
-		}
+	if p.link, err = link.AttachXDP(link.XDPOptions{Program: p.objs.Xdpct, Interface: ifindex, Flags: flags}); err != nil {
+		return fmt.Errorf("attaching the XDP program in %s mode: %w", p.mode, privilege(err))
 	}
-	return fmt.Errorf("attaching the XDP program in %s mode: %w", mode, privilege(err))
+	return nil
 }
 
 // Mode returns the mode in which the program was attached.
@@ -185,6 +234,7 @@ type ProgramStats struct {
 	Passed   uint64 // left to the host
 	NoSocket uint64 // dropped: ReasonXDPNoSocket
 	TooLarge uint64 // dropped: ReasonFrameTooLarge
+	Large    uint64 // cut by the kernel, see Segments
 }
 
 // Stats reads the counters.
@@ -202,8 +252,24 @@ func (p *Program) Stats() (ProgramStats, error) {
 	return ProgramStats{
 		Steered: n[xdpXdpFateFATE_STEERED], Passed: n[xdpXdpFateFATE_PASSED],
 		NoSocket: n[xdpXdpFateFATE_NO_SOCKET], TooLarge: n[xdpXdpFateFATE_TOO_LARGE],
+		Large: n[xdpXdpFateFATE_LARGE],
 	}, nil
 }
 
 // Close detaches the program.
-func (p *Program) Close() error { return errors.Join(p.link.Close(), p.objs.Close()) }
+func (p *Program) Close() error {
+	var err error
+	if p.promisc >= 0 {
+		err = unix.Close(p.promisc)
+	}
+	if p.link != nil {
+		err = errors.Join(err, p.link.Close())
+	}
+	if p.tcx != nil {
+		err = errors.Join(err, p.tcx.Close())
+	}
+	if p.segments != nil {
+		err = errors.Join(err, p.segments.close())
+	}
+	return errors.Join(err, p.objs.Close())
+}

@@ -1,6 +1,7 @@
 package rx
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,8 @@ type QueueOptions struct {
 	// TXBudget is the most frames that one system call transmits in copy mode
 	// (XDP_MAX_TX_SKB_BUDGET, Linux 6.17), 0 for the kernel's 32.
 	TXBudget uint32
+	// NoLink is that of the interface.
+	NoLink bool
 }
 
 // QueueStats are counters of a Queue. The owner of the Queue writes them.
@@ -85,14 +88,26 @@ const (
 // chunks as fit to receive into; it returns how many it took. share is an open
 // Queue of the same driver on the same UMEM, or nil for the first.
 func OpenQueue(u *UMEM, ifindex, queue int, share Queue, free []uint64, o QueueOptions) (q Queue, took int, err error) {
+	if p, ok := share.(*packetQueue); ok {
+		share = p.recv
+	}
 	switch o.Driver {
 	case DriverXSK, "":
 		first, _ := share.(*xsk)
-		return opened(openXSK(u, ifindex, queue, first, free, o))
+		q, took, err = opened(openXSK(u, ifindex, queue, first, free, o))
 	case DriverAsavie:
-		return opened(openAsavie(u, ifindex, queue, free, o))
+		q, took, err = opened(openAsavie(u, ifindex, queue, free, o))
+	default:
+		return nil, 0, fmt.Errorf("there is no driver %q, only %s and %s", o.Driver, DriverXSK, DriverAsavie)
 	}
-	return nil, 0, fmt.Errorf("there is no driver %q, only %s and %s", o.Driver, DriverXSK, DriverAsavie)
+	if err != nil || !o.NoLink {
+		return q, took, err
+	}
+	p, err := openPacket(u, ifindex, queue, true, q)
+	if err != nil {
+		return nil, 0, errors.Join(err, q.Close())
+	}
+	return p, took, nil
 }
 
 // opened keeps a nil pointer from becoming a Queue that is not nil.

@@ -35,7 +35,8 @@ const (
 	xdpXdpFateFATE_PASSED    xdpXdpFate = 1
 	xdpXdpFateFATE_NO_SOCKET xdpXdpFate = 2
 	xdpXdpFateFATE_TOO_LARGE xdpXdpFate = 3
-	xdpXdpFateNUM_FATES      xdpXdpFate = 4
+	xdpXdpFateFATE_LARGE     xdpXdpFate = 4
+	xdpXdpFateNUM_FATES      xdpXdpFate = 5
 )
 
 // Names of all BPF objects in the ELF.
@@ -47,8 +48,11 @@ const (
 	xdpMapLocals     = "locals"
 	xdpMapPorts      = "ports"
 	xdpMapSockets    = "sockets"
+	xdpProgSegment   = "segment"
 	xdpProgXdpct     = "xdpct"
 	xdpVarMaxFrame   = "max_frame"
+	xdpVarNoLink     = "no_link"
+	xdpVarSegmenter  = "segmenter"
 	xdpVarSteer      = "steer"
 	xdpVarUnusedFate = "unused_fate"
 )
@@ -95,7 +99,8 @@ type xdpSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpProgramSpecs struct {
-	Xdpct *ebpf.ProgramSpec `ebpf:"xdpct"`
+	Segment *ebpf.ProgramSpec `ebpf:"segment"`
+	Xdpct   *ebpf.ProgramSpec `ebpf:"xdpct"`
 }
 
 // xdpMapSpecs contains maps before they are loaded into the kernel.
@@ -114,6 +119,8 @@ type xdpMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpVariableSpecs struct {
 	MaxFrame   *ebpf.VariableSpec `ebpf:"max_frame"`
+	NoLink     *ebpf.VariableSpec `ebpf:"no_link"`
+	Segmenter  *ebpf.VariableSpec `ebpf:"segmenter"`
 	Steer      *ebpf.VariableSpec `ebpf:"steer"`
 	UnusedFate *ebpf.VariableSpec `ebpf:"unused_fate"`
 }
@@ -160,6 +167,8 @@ func (m *xdpMaps) Close() error {
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpVariables struct {
 	MaxFrame   *ebpf.Variable `ebpf:"max_frame"`
+	NoLink     *ebpf.Variable `ebpf:"no_link"`
+	Segmenter  *ebpf.Variable `ebpf:"segmenter"`
 	Steer      *ebpf.Variable `ebpf:"steer"`
 	UnusedFate *ebpf.Variable `ebpf:"unused_fate"`
 }
@@ -168,11 +177,13 @@ type xdpVariables struct {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpPrograms struct {
-	Xdpct *ebpf.Program `ebpf:"xdpct"`
+	Segment *ebpf.Program `ebpf:"segment"`
+	Xdpct   *ebpf.Program `ebpf:"xdpct"`
 }
 
 func (p *xdpPrograms) Close() error {
 	return _XdpClose(
+		p.Segment,
 		p.Xdpct,
 	)
 }

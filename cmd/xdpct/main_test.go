@@ -255,9 +255,15 @@ func TestOpenErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	tun, err := box.OpenTun("three", netlab.TunOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tun.Close() })
 	for _, c := range []struct{ config, want string }{
 		{"mode: tap\nports: [{interface: none}]\n", `there is no interface "none"`},
-		{"mode: bridge\nports: [{interface: two}, {interface: one}]\n", "interface one has too few receive queues: 1 for 2 shards"},
+		{"mode: bridge\nports: [{interface: one}, {interface: three}]\n", "interface three has no link header"},
+		{"mode: bridge\nports: [{interface: one}, {interface: two}]\n", "interface two has 2 receive queues for 1 shards"},
 		{"mode: tap\nports: [{interface: two}]\nshards: 1\n", "interface two has 2 receive queues for 1 shards"},
 	} {
 		p := startProgram(t, box, c.config)

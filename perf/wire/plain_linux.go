@@ -69,7 +69,7 @@ func (s *sockets) open(name string) error {
 	}
 	s.pool.Take(took)
 	s.queues = append(s.queues, q)
-	p, err := rx.LoadProgram(ifi.Index, []rx.Queue{q}, rx.SteerAll, s.umem.MaxFrame(), s.setup.XDP)
+	p, err := rx.LoadProgram(&ifi, []rx.Queue{q}, rx.ProgramOptions{Steer: rx.SteerAll, MaxFrame: s.umem.MaxFrame(), Mode: s.setup.XDP})
 	if err != nil {
 		return err
 	}

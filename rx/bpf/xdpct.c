@@ -18,6 +18,7 @@ enum xdp_fate {
 	FATE_PASSED,    // left to the host
 	FATE_NO_SOCKET, // dropped: no socket serves the queue
 	FATE_TOO_LARGE, // dropped: does not fit a UMEM chunk
+	FATE_LARGE,     // left to the program segment, see there
 	NUM_FATES,
 };
 // Keeps the enum in the BTF that the Go types are made from.
@@ -31,7 +32,9 @@ enum steer {
 
 // Set before loading.
 volatile const __u32 steer;     // enum steer
-volatile const __u32 max_frame; // the longest frame that fits a chunk
+volatile const __u32 max_frame; // the longest frame that is taken as it is
+volatile const __u32 segmenter; // interface for segment, 0: longer frames are dropped
+volatile const __u32 no_link;   // not 0: there is no Ethernet header (tun, PPP)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -112,6 +115,33 @@ static __always_inline void *skip_tags(void *at, void *end, __be16 first, __be16
 	return at;
 }
 
+// network returns the IP header, or what else the frame carries, and its protocol as
+// an EtherType, 0 for one without a number; NULL if the headers before it are cut off.
+static __always_inline void *network(void *data, void *end, __be16 *proto)
+{
+	struct ethhdr *eth = data;
+	__u8 *version = data;
+
+	if (!no_link) {
+		if ((void *)(eth + 1) > end)
+			return NULL;
+		return skip_tags(eth + 1, end, eth->h_proto, proto);
+	}
+	if ((void *)(version + 1) > end)
+		return NULL;
+	switch (*version >> 4) {
+	case 4:
+		*proto = bpf_htons(ETH_P_IP);
+		break;
+	case 6:
+		*proto = bpf_htons(ETH_P_IPV6);
+		break;
+	default:
+		*proto = 0;
+	}
+	return data;
+}
+
 #define ND_FIRST 133 // router solicitation
 #define ND_LAST 137  // redirect
 
@@ -119,15 +149,11 @@ static __always_inline void *skip_tags(void *at, void *end, __be16 first, __be16
 // and the like, and neighbour discovery.
 static __always_inline int is_traffic(void *data, void *end)
 {
-	struct ethhdr *eth = data;
-	void *at = eth + 1;
 	__be16 proto;
+	void *at = network(data, end, &proto);
 
-	if (at > end)
-		return 1; // user space has a name for it
-	at = skip_tags(at, end, eth->h_proto, &proto);
 	if (!at)
-		return 1;
+		return 1; // user space has a name for it
 	if (proto == bpf_htons(ETH_P_IP))
 		return 1;
 	if (proto == bpf_htons(ETH_P_IPV6)) {
@@ -187,28 +213,49 @@ static __always_inline int is_ours(struct config *cfg, __u8 proto, void *l4, voi
 
 #define IP_FRAGMENT 0x3fff // more fragments, or an offset
 
+#define BOOTP_CLIENT 68
+#define BOOTP_REPLY 2
+#define BOOTP_CHADDR 28
+
+// is_lease tells whether a UDP datagram is the answer of a DHCP server to a client on
+// this very port: it is sent to the address that is offered (RFC 2131 section 4.1), which
+// is nobody's yet, and names the port's Ethernet address as the client's. An answer to a
+// client elsewhere names another, and is routed.
+static __always_inline int is_lease(struct config *cfg, void *l4, void *end)
+{
+	__be16 *port = l4;
+	__u8 *bootp = l4 + 8;
+
+	if ((void *)(bootp + BOOTP_CHADDR + 6) > end)
+		return 0;
+	if (port[1] != bpf_htons(BOOTP_CLIENT) || bootp[0] != BOOTP_REPLY)
+		return 0;
+	for (int i = 0; i < 6; i++)
+		if (bootp[BOOTP_CHADDR + i] != cfg->mac[i])
+			return 0;
+	return 1;
+}
+
 // is_routed tells what a router forwards, or translates, from what the host gets:
 // what is not sent to this port alone, and what is sent to an address of the host.
 static __always_inline int is_routed(void *data, void *end)
 {
 	struct ethhdr *eth = data;
-	void *at = eth + 1;
 	struct in6_addr dst = {};
 	struct config *cfg;
 	__u32 zero = 0;
 	__be16 proto;
 	__u8 l4;
 	int whole = 1;
+	void *at;
 
 	cfg = bpf_map_lookup_elem(&configs, &zero);
-	if (at > end || !cfg)
+	at = network(data, end, &proto);
+	if (!at || !cfg)
 		return 0;
-	for (int i = 0; i < 6; i++)
+	for (int i = 0; !no_link && i < 6; i++)
 		if (eth->h_dest[i] != cfg->mac[i])
 			return 0;
-	at = skip_tags(at, end, eth->h_proto, &proto);
-	if (!at)
-		return 0;
 	if (proto == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = at;
 
@@ -221,6 +268,8 @@ static __always_inline int is_routed(void *data, void *end)
 		l4 = ip->protocol;
 		whole = !(ip->frag_off & bpf_htons(IP_FRAGMENT));
 		at = at + ip->ihl * 4;
+		if (l4 == IPPROTO_UDP && whole && !no_link && is_lease(cfg, at, end))
+			return 0;
 	} else if (proto == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = at;
 		__u8 *type = (void *)(ip + 1);
@@ -247,6 +296,18 @@ static __always_inline int is_routed(void *data, void *end)
 	return is_ours(cfg, l4, at, end);
 }
 
+// is_steered tells what is for user space.
+static __always_inline int is_steered(void *data, void *end)
+{
+	switch (steer) {
+	case STEER_TRAFFIC:
+		return is_traffic(data, end);
+	case STEER_ROUTED:
+		return is_routed(data, end);
+	}
+	return 1;
+}
+
 SEC("xdp")
 int xdpct(struct xdp_md *ctx)
 {
@@ -254,16 +315,36 @@ int xdpct(struct xdp_md *ctx)
 	void *end = (void *)(long)ctx->data_end;
 	__u32 queue = ctx->rx_queue_index;
 
-	if (steer == STEER_TRAFFIC && !is_traffic(data, end))
+	if (!is_steered(data, end))
 		return fate(FATE_PASSED, XDP_PASS);
-	if (steer == STEER_ROUTED && !is_routed(data, end))
-		return fate(FATE_PASSED, XDP_PASS);
-	if (end - data > max_frame)
+	if (end - data > max_frame) {
+		if (segmenter)
+			return fate(FATE_LARGE, XDP_PASS);
 		return fate(FATE_TOO_LARGE, XDP_DROP);
+	}
 	if (!bpf_map_lookup_elem(&sockets, &queue))
 		return fate(FATE_NO_SOCKET, XDP_DROP);
 	fate(FATE_STEERED, 0);
 	return bpf_redirect_map(&sockets, queue, XDP_DROP);
+}
+
+// segment is for generic mode, where a packet of 64 KiB comes as one frame if the sender,
+// on this machine, left segmentation to its device, or if GRO made it of many below a
+// bridge. How long the segments are is known to the kernel alone. So such a frame goes to
+// a device that can do nothing by itself: the kernel cuts it for that, and completes the
+// checksums, and user space reads the segments there.
+//
+// It runs behind xdpct (tcx ingress), on what that has let pass.
+#define TCX_NEXT (-1) // younger than some headers
+SEC("tc")
+int segment(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+
+	if (skb->len <= max_frame || !is_steered(data, end))
+		return TCX_NEXT;
+	return bpf_redirect(segmenter, 0);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

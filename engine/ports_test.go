@@ -1,0 +1,328 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/net/icmp"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/internal/testenv"
+	"github.com/xdpct/xdpct/perf/netlab"
+)
+
+// newHosts makes hosts as they come and an engine between them.
+func newHosts(t *testing.T, o netlab.HostsOptions, rules4, rules6 string, change func(*Config)) (*netlab.Hosts, *Engine) {
+	t.Helper()
+	testenv.Root(t)
+	h, err := netlab.NewHosts(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	return h, startBetween(t, h, o.Routed, rules4, rules6, change)
+}
+
+// startBetween starts an engine in the box between hosts: a router if routed, else a
+// bridge.
+func startBetween(t *testing.T, h *netlab.Hosts, routed bool, rules4, rules6 string, change func(*Config)) *Engine {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		if text == "" {
+			return ""
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	cfg := DefaultConfig()
+	cfg.Mode, cfg.Ports = Bridge, []PortConfig{{Interface: "left"}, {Interface: "right"}}
+	if routed {
+		cfg.Mode = Router
+	}
+	cfg.Settings.Max = 10000
+	cfg.Rules = RuleFiles{write("rules.v4", rules4), write("rules.v6", rules6)}
+	if change != nil {
+		change(&cfg)
+	}
+	log := slog.DiscardHandler
+	if testing.Verbose() {
+		log = slog.NewTextHandler(os.Stderr, nil)
+	}
+	var e *Engine
+	var err error
+	if err2 := h.Box.Do(func() error {
+		e, err = Open(cfg, slog.New(log))
+		return nil
+	}); errors.Join(err, err2) != nil {
+		t.Fatal(errors.Join(err, err2))
+	}
+	e.Start()
+	t.Cleanup(func() {
+		if t.Failed() {
+			logStats(t, e)
+		}
+		if err := e.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+// logStats logs the counters that are not zero.
+func logStats(t *testing.T, e *Engine) {
+	s, err := e.Stats(context.Background())
+	if err != nil {
+		t.Log(err)
+		return
+	}
+	sum := s.Total()
+	t.Logf("%d packets, %d dropped", sum.Packets, sum.Dropped)
+	for r, n := range sum.Reasons {
+		if n > 0 {
+			t.Logf("%v: %d", r, n)
+		}
+	}
+	for _, p := range s.Ports {
+		t.Logf("%+v", p)
+	}
+}
+
+const portRules4 = `*nat
+:PREROUTING ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+-A POSTROUTING -s 10.50.0.0/24 -o right -j MASQUERADE
+COMMIT
+*filter
+:FORWARD DROP [0:0]
+-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -i left -j ACCEPT
+COMMIT
+`
+
+const portRules6 = `*filter
+:FORWARD DROP [0:0]
+-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -i left -j ACCEPT
+COMMIT
+`
+
+// TestLayer3Port routes and masquerades between a veth and a tun device, either way
+// round: TCP by real stacks in both families, with the checksums and the segmentation
+// that they leave to their devices.
+func TestLayer3Port(t *testing.T) {
+	for name, o := range map[string]netlab.HostsOptions{
+		"right": {Left: netlab.Veth, Right: netlab.TunLink},
+		"left":  {Left: netlab.TunLink, Right: netlab.Veth},
+		"both":  {Left: netlab.TunLink, Right: netlab.TunLink},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o.Routed = true
+			h, _ := newHosts(t, o, portRules4, portRules6, nil)
+			serveTCP(t, h.Right, netlab.RightIP+":80")
+			serveTCP(t, h.Right, "["+netlab.RightIP6+"]:80")
+			c, seen := dial(t, h.Left, netlab.RightIP+":80")
+			if a := host(t, seen); a.String() != netlab.RightGateway {
+				t.Errorf("the server saw %s, not the router's %s", seen, netlab.RightGateway)
+			}
+			echo(t, c, 1<<20)
+			c, seen = dial(t, h.Left, "["+netlab.RightIP6+"]:80")
+			if a := host(t, seen); a.String() != netlab.LeftIP6 {
+				t.Errorf("the server saw %s, not %s", seen, netlab.LeftIP6)
+			}
+			echo(t, c, 1<<20)
+		})
+	}
+}
+
+// TestLinuxBridgePort has a bridge with a veth member for a port: the member's stack
+// leaves checksums and segmentation to the device, and the bridge is no veth.
+func TestLinuxBridgePort(t *testing.T) {
+	for _, routed := range []bool{true, false} {
+		for _, checksum := range []string{"1", "0"} {
+			name := map[bool]string{true: "router", false: "bridge"}[routed] + "/checksum=" + checksum
+			t.Run(name, func(t *testing.T) {
+				rules4, rules6 := "", ""
+				if routed {
+					rules4, rules6 = portRules4, portRules6
+				}
+				h, _ := newHosts(t, netlab.HostsOptions{Left: netlab.LinuxBridge, Right: netlab.Veth, Routed: routed}, rules4, rules6, func(c *Config) {
+					if err := c.Settings.Set("nf_conntrack_checksum", checksum); err != nil {
+						t.Fatal(err)
+					}
+				})
+				to, to6 := netlab.RightIP, netlab.RightIP6
+				if !routed {
+					to, to6 = netlab.PeerIP, netlab.PeerIP6
+				}
+				for _, addr := range []string{to + ":80", "[" + to6 + "]:80"} {
+					serveTCP(t, h.Right, addr)
+					c, _ := dial(t, h.Left, addr)
+					echo(t, c, 1<<20)
+				}
+			})
+		}
+	}
+}
+
+// TestLayer3PortLargePackets is TestLayer3Port with a tunnel that carries packets of 64
+// KiB with partial checksums, as a virtual machine or a VPN with offloads does.
+func TestLayer3PortLargePackets(t *testing.T) {
+	h, e := newHosts(t, netlab.HostsOptions{Left: netlab.TunLink, Right: netlab.Veth, Routed: true, TunOffload: true}, portRules4, portRules6, nil)
+	for _, addr := range []string{netlab.RightIP + ":80", "[" + netlab.RightIP6 + "]:80"} {
+		serveTCP(t, h.Right, addr)
+		c, _ := dial(t, h.Left, addr)
+		echo(t, c, 4<<20)
+	}
+	s, err := e.Stats(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Ports[0].Program.Large == 0 {
+		t.Error("no packet was large: the test tests nothing")
+	}
+	if n := s.Total().Reasons[flow.ReasonFrameTooLarge]; n != 0 {
+		t.Errorf("%d frames were too large", n)
+	}
+}
+
+// TestLayer3PortFragments sends datagrams that are longer than the links take through a
+// tun port, translated, both ways.
+func TestLayer3PortFragments(t *testing.T) {
+	h, _ := newHosts(t, netlab.HostsOptions{Left: netlab.Veth, Right: netlab.TunLink, Routed: true}, portRules4, portRules6, nil)
+	for _, addr := range []string{netlab.RightIP, netlab.RightIP6} {
+		echoUDP(t, h.Left, h.Right, netip.AddrPortFrom(netip.MustParseAddr(addr), 7), 4000)
+	}
+}
+
+// TestLayer3PortPathMTU has TCP find the MTU of a tun port by the ICMP errors of the
+// router.
+func TestLayer3PortPathMTU(t *testing.T) {
+	h, e := newHosts(t, netlab.HostsOptions{Left: netlab.Veth, Right: netlab.TunLink, Routed: true}, portRules4, portRules6, nil)
+	link, err := h.Box.Link("right")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Box.Netlink().LinkSetMTU(link, 1300); err != nil { // the host's end says 1500 as its MSS
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "MTU of 1300 on the port", func() bool {
+		e.book.mu.Lock()
+		defer e.book.mu.Unlock()
+		return e.book.routes.Interfaces[1].MTU == 1300
+	})
+	for _, addr := range []string{netlab.RightIP, netlab.RightIP6} {
+		serveTCP(t, h.Right, net.JoinHostPort(addr, "80"))
+		c, _ := dial(t, h.Left, net.JoinHostPort(addr, "80"))
+		echo(t, c, 1<<20)
+	}
+	s, err := e.Stats(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.Total().Reasons[flow.ReasonTooBig]; n == 0 {
+		t.Error("nothing was too big: the test tests nothing")
+	}
+}
+
+// echoUDP sends a datagram of n bytes from a namespace to a server in another and expects
+// it back.
+func echoUDP(t *testing.T, from, at *netlab.NS, addr netip.AddrPort, n int) {
+	t.Helper()
+	var server, client net.PacketConn
+	if err := at.Do(func() (err error) { server, err = net.ListenPacket("udp", addr.String()); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	if err := from.Do(func() (err error) { client, err = net.ListenPacket("udp", ":0"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	go func() {
+		b := make([]byte, 1<<16)
+		for {
+			n, from, err := server.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = server.WriteTo(b[:n], from)
+		}
+	}()
+	out, in := bytes.Repeat([]byte("fragment"), n/8), make([]byte, 1<<16)
+	eventually(t, 10*time.Second, "echo of a datagram", func() bool {
+		// The first ones meet a path MTU that the sender does not know yet.
+		_, _ = client.WriteTo(out, net.UDPAddrFromAddrPort(addr))
+		_ = client.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		n, _, err := client.ReadFrom(in)
+		return err == nil && bytes.Equal(in[:n], out)
+	})
+}
+
+// TestLayer3PortPing pings through a tun port, and the router's own address on it; TTLs
+// that run out are answered by the router, whichever kind of port they came by.
+func TestLayer3PortPing(t *testing.T) {
+	h, _ := newHosts(t, netlab.HostsOptions{Left: netlab.Veth, Right: netlab.TunLink, Routed: true}, "", "", nil)
+	for _, v := range []struct {
+		network, listen string
+		from            *netlab.NS
+		to, own, first  string
+	}{
+		{"ip4:icmp", "0.0.0.0", h.Left, netlab.RightIP, netlab.RightGateway, netlab.LeftGateway},
+		{"ip4:icmp", "0.0.0.0", h.Right, netlab.LeftIP, netlab.LeftGateway, netlab.RightGateway},
+		{"ip6:ipv6-icmp", "::", h.Left, netlab.RightIP6, netlab.RightGateway6, netlab.LeftGateway6},
+		{"ip6:ipv6-icmp", "::", h.Right, netlab.LeftIP6, netlab.LeftGateway6, netlab.RightGateway6},
+	} {
+		var c *icmp.PacketConn
+		if err := v.from.Do(func() (err error) { c, err = icmp.ListenPacket(v.network, v.listen); return err }); err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for _, try := range []struct {
+			to   string
+			ttl  int
+			want string
+		}{{v.to, 64, v.to}, {v.own, 64, v.own}, {v.to, 1, v.first}} {
+			if got := ping(t, c, &net.IPAddr{IP: net.ParseIP(try.to)}, try.ttl); got != try.want {
+				t.Errorf("ping from %s to %s with TTL %d: %s answers, not %s", v.from.Name, try.to, try.ttl, got, try.want)
+			}
+		}
+	}
+}
+
+// TestPortWithFewQueues routes with two shards between a port with two receive queues and
+// ones with one: the second shard has nothing to receive there, and sends all the same.
+func TestPortWithFewQueues(t *testing.T) {
+	for name, kind := range map[string]netlab.Kind{"tun": netlab.TunLink, "bridge": netlab.LinuxBridge} {
+		t.Run(name, func(t *testing.T) {
+			h, e := newHosts(t, netlab.HostsOptions{Left: netlab.Veth, Right: kind, Routed: true, Queues: 2}, "", "", nil)
+			if n := len(e.workers); n != 2 {
+				t.Fatalf("%d shards, not 2", n)
+			}
+			serveTCP(t, h.Right, netlab.RightIP+":80")
+			for range 16 { // of which some belong to either shard
+				c, _ := dial(t, h.Left, netlab.RightIP+":80")
+				echo(t, c, 100_000)
+			}
+			for i, w := range e.workers {
+				var n int
+				if err := e.ask(context.Background(), w, func(w *worker) bool { n = w.shard.Len(); return true }); err != nil {
+					t.Fatal(err)
+				}
+				if n == 0 {
+					t.Errorf("no connection was shard %d's", i)
+				}
+			}
+		})
+	}
+}
