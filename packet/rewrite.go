@@ -216,31 +216,32 @@ func (p *Packet) AddMSS(mss uint16) bool {
 		return false
 	}
 	f := p.Frame[:end+4]
-	copy(f[p.L4+24:], f[p.L4+20:end])
-	f[p.L4+20], f[p.L4+21] = 2, 4
-	binary.BigEndian.PutUint16(f[p.L4+22:], mss)
-	f[p.L4+12] = uint8(hdr+4)/4<<4 | f[p.L4+12]&15
+	t := f[p.L4:]
+	check := p.Header().sum()
+	copy(t[24:], t[20:hdr])
+	t[20], t[21] = 2, 4
+	binary.BigEndian.PutUint16(t[22:], mss)
+	// What changes: the length in the pseudo header, the option, the data offset. What
+	// is moved is moved by whole words, and the sum does not care.
+	update(check, uint16(hdr), uint16(hdr+4))
+	update(check, 0, binary.BigEndian.Uint16(t[20:]))
+	update(check, 0, mss)
+	old := binary.BigEndian.Uint16(t[12:])
+	t[12] = uint8(hdr+4)/4<<4 | t[12]&15
+	update(check, old, binary.BigEndian.Uint16(t[12:]))
 	p.Frame = f
 	p.Len += 4
 	p.TCP.HeaderLen += 4
 	h := f[p.L3:]
 	if p.Family == flow.IPv4 {
-		old := binary.BigEndian.Uint16(h[2:])
+		was := binary.BigEndian.Uint16(h[2:])
 		binary.BigEndian.PutUint16(h[2:], uint16(p.Len))
-		update(h[10:], old, uint16(p.Len))
+		update(h[10:], was, uint16(p.Len))
 	} else {
-		binary.BigEndian.PutUint16(h[4:], uint16(p.Len-40))
+		n := binary.BigEndian.Uint16(h[4:])
+		binary.BigEndian.PutUint16(h[4:], n+4)
 	}
-	p.resum()
 	return true
-}
-
-// resum makes the TCP checksum anew.
-func (p *Packet) resum() {
-	body := p.Frame[p.L4:]
-	src, dst := p.Addrs()
-	body[16], body[17] = 0, 0
-	binary.BigEndian.PutUint16(body[16:], ^sum(body, pseudoSum(src, dst, p.Family, uint32(len(body)), p.Proto)))
 }
 
 // Addrs returns the addresses in the IP header.
