@@ -97,21 +97,25 @@ const (
 
 	// Packets that rules or routes do not let pass.
 
-	ReasonRule          // a rule, or the policy of a chain, drops it
-	ReasonRejected      // a rule rejects it (REJECT): it is answered
-	ReasonNATExhausted  // no free reply tuple was found for it
-	ReasonMasquerade    // the interface has no address to masquerade with, or the connection leaves by another than before
-	ReasonMartian       // an address that no packet comes from or goes to
-	ReasonReversePath   // an answer would leave by another interface (rp_filter)
-	ReasonNotForwarded  // broadcast, multicast or link-local: not for other links
-	ReasonTTLExceeded   // its time to live, or hop limit, is used up
-	ReasonTooBig        // longer than the next link takes, and not to be cut
-	ReasonNoRoute       // there is no route, or it is unreachable
-	ReasonBlackhole     // the route is a blackhole
-	ReasonProhibited    // the route is prohibited
-	ReasonElsewhere     // the route leads out of an interface that is not one of the ports
-	ReasonNoNeighbour   // the next hop did not say its Ethernet address
-	ReasonLocalRedirect // translated to an address of this host, whose answers would not be translated back
+	ReasonRule            // a rule, or the policy of a chain, drops it
+	ReasonRejected        // a rule rejects it (REJECT): it is answered
+	ReasonNATExhausted    // no free reply tuple was found for it
+	ReasonMasquerade      // the interface has no address to masquerade with, or the connection leaves by another than before
+	ReasonMartian         // an address that no packet comes from or goes to
+	ReasonReversePath     // an answer would leave by another interface (rp_filter)
+	ReasonNotForwarded    // broadcast, multicast or link-local: not for other links
+	ReasonTTLExceeded     // its time to live, or hop limit, is used up
+	ReasonTooBig          // longer than the next link takes, and not to be cut
+	ReasonNoRoute         // there is no route, or it is unreachable
+	ReasonBlackhole       // the route is a blackhole
+	ReasonProhibited      // the route is prohibited
+	ReasonElsewhere       // the route leads out of an interface that is not one of the ports
+	ReasonNoNeighbour     // the next hop did not say its Ethernet address
+	ReasonIPOptions       // an IPv4 option is malformed: it is answered
+	ReasonSourceRoute     // an IPv4 source route, which is not followed (accept_source_route)
+	ReasonHopByHop        // a malformed IPv6 hop-by-hop header, or one with too much padding or too many options
+	ReasonHopByHopUnknown // an IPv6 hop-by-hop option that is not known here says that the packet is to be dropped
+	ReasonLocalRedirect   // translated to an address of this host, whose answers would not be translated back
 
 	// Counted by the XDP program, before user space sees the frame.
 
@@ -200,6 +204,10 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonProhibited:        {"prohibited", "the route is prohibited"},
 	ReasonElsewhere:         {"elsewhere", "the route leads out of an interface that is not one of the ports"},
 	ReasonNoNeighbour:       {"no_neighbour", "the next hop did not say its Ethernet address"},
+	ReasonIPOptions:         {"ip_options", "an IPv4 option is malformed: it is answered"},
+	ReasonSourceRoute:       {"ip_source_route", "an IPv4 source route, which is not followed (accept_source_route)"},
+	ReasonHopByHop:          {"ipv6_hop_by_hop", "a malformed IPv6 hop-by-hop header, or one with too much padding or too many options"},
+	ReasonHopByHopUnknown:   {"ipv6_hbh_option", "an IPv6 hop-by-hop option that is not known here says that the packet is to be dropped"},
 	ReasonLocalRedirect:     {"local_redirect", "translated to an address of this host, whose answers would not be translated back"},
 	ReasonXDPNoSocket:       {"xdp_no_socket", "no AF_XDP socket serves the receive queue"},
 	ReasonFillRingEmpty:     {"fill_ring_empty", "no free chunk was there to receive into"},

@@ -9,6 +9,7 @@ import (
 // What a router answers with. All are whole IP datagrams, appended to b.
 
 const (
+	ipv4MaxLen = 60
 	maxErrorV4 = 576  // icmp_send quotes as much as fits (RFC 1812, 4.3.2.3)
 	maxErrorV6 = 1280 // RFC 4443, 2.4
 	answerTTL  = 64   // net.ipv4.ip_default_ttl
@@ -61,28 +62,58 @@ func (p *Packet) Summed() bool {
 		src, dst := p.Addrs()
 		pseudo = pseudoSum(src, dst, p.Family, uint32(len(b)), p.Proto)
 	}
-	if p.Family == flow.IPv4 {
-		pseudo += 0xffff // the kernel sums the IP header as well, and nothing is right if all is zero
+	if p.Family == flow.IPv4 { // the kernel sums the IP header as well: options may have made it wrong
+		pseudo += uint64(sum(p.header4(), 0))
 	}
 	return sum(b, pseudo) == 0xffff
 }
 
 // AppendError appends an ICMP or ICMPv6 error about p, to its source. rest is the
-// second word of the header: the MTU, or nothing.
-func (p *Packet) AppendError(b []byte, src flow.Addr, typ, code uint8, rest uint32) []byte {
+// second word of the header: the MTU, a pointer (ProblemPointer), or nothing. o is what
+// CompileOptions said of p, and s what it was told: the error has the routes and times
+// that p has recorded. ok is false if there can be no error because of them.
+func (p *Packet) AppendError(b []byte, src flow.Addr, typ, code uint8, rest uint32, o *Options, s Stamper) (out []byte, ok bool) {
 	to, _ := p.Addrs()
 	quote := p.Frame[p.L3:min(int(p.L3)+int(p.Len), len(p.Frame))]
 	ip := IP{Src: src.Netip(p.Family), Dst: to.Netip(p.Family), TTL: answerTTL}
-	at := len(b)
 	if p.Family == flow.IPv6 {
-		return AppendICMP(b, ip, typ, code, rest, clip(quote, maxErrorV6-ipv6Len-icmpLen))
+		return AppendICMP(b, ip, typ, code, rest, clip(quote, maxErrorV6-ipv6Len-icmpLen)), true
 	}
-	b = AppendICMP(b, ip, typ, code, rest, clip(quote, maxErrorV4-ipv4Len-icmpLen))
+	var room [ipv4MaxLen - ipv4Len]byte
+	echo, ok := o.appendEcho(room[:0], quote, src, s)
+	if !ok {
+		return b, false
+	}
+	at := len(b)
+	b = AppendICMP(b, ip, typ, code, rest, clip(quote, maxErrorV4-ipv4Len-len(echo)-icmpLen))
+	b = insertOptions(b, at, echo)
+	h := b[at : at+ipv4Len+len(echo)]
+	h[1] = p.Frame[p.L3+1]&0x1e | 0xc0 // IPTOS_TOS_MASK, IPTOS_PREC_INTERNETCONTROL
+	sumHeader4(h)
+	return b, true
+}
+
+// ProblemPointer is the second word of an ICMP parameter problem that points at a byte
+// of the datagram (RFC 792; RFC 4443, 3.4).
+func (p *Packet) ProblemPointer(at uint32) uint32 {
+	if p.Family == flow.IPv6 {
+		return at
+	}
+	return at << 24
+}
+
+// insertOptions puts options into the IPv4 datagram that begins at an offset of b. Its
+// checksum is to be made afterwards.
+func insertOptions(b []byte, at int, options []byte) []byte {
+	if len(options) == 0 {
+		return b
+	}
+	b = append(b, options...) // for the room
+	copy(b[at+ipv4Len+len(options):], b[at+ipv4Len:])
+	copy(b[at+ipv4Len:], options)
 	h := b[at:]
-	tos := p.Frame[p.L3+1]&0x1e | 0xc0 // IPTOS_TOS_MASK, IPTOS_PREC_INTERNETCONTROL
-	h[1] = tos
-	binary.BigEndian.PutUint16(h[10:], 0)
-	binary.BigEndian.PutUint16(h[10:], ^sum(h[:ipv4Len], 0))
+	h[0] = 0x40 | uint8(ipv4Len+len(options))/4
+	binary.BigEndian.PutUint16(h[2:], uint16(len(h)))
 	return b
 }
 
@@ -113,35 +144,4 @@ func (p *Packet) AppendReset(b []byte) (out []byte, ok bool) {
 		binary.BigEndian.PutUint16(h[10:], ^sum(h[:ipv4Len], 0))
 	}
 	return b, true
-}
-
-// Fragments cuts an IPv4 datagram into pieces of at most mtu bytes (ip_do_fragment),
-// and calls yield with each. Options are copied to all of them.
-func (p *Packet) Fragments(mtu int, yield func(datagram []byte)) {
-	d := p.Frame[p.L3 : int(p.L3)+int(p.Len)]
-	ihl := int(d[0]&15) * 4
-	step := (mtu - ihl) &^ 7
-	if step < 8 {
-		return
-	}
-	body := d[ihl:]
-	first := binary.BigEndian.Uint16(d[6:])
-	for at := 0; at < len(body); at += step {
-		end := min(at+step, len(body))
-		piece := append(append(make([]byte, 0, ihl+end-at), d[:ihl]...), body[at:end]...)
-		off := first&^0x3fff | uint16(at/8)
-		if end < len(body) {
-			off |= 0x2000 // MF
-		}
-		binary.BigEndian.PutUint16(piece[2:], uint16(len(piece)))
-		binary.BigEndian.PutUint16(piece[6:], off)
-		binary.BigEndian.PutUint16(piece[10:], 0)
-		binary.BigEndian.PutUint16(piece[10:], ^sum(piece[:ihl], 0))
-		yield(piece)
-	}
-}
-
-// DontFragment reports whether an IPv4 datagram must not be cut.
-func (p *Packet) DontFragment() bool {
-	return p.Family == flow.IPv6 || p.Frame[p.L3+6]&0x40 != 0
 }

@@ -110,6 +110,9 @@ type Piece struct {
 // datagram not been fragmented: the link and IP header of the first, and what all
 // of them carry. They must be complete, and in order. cut says that a capture has
 // left out part of it; what is missing is zero.
+//
+// The header is that of ip_frag_reasm and ip6_frag_reasm: Don't Fragment iff the
+// largest piece said so, no reserved bit, and Congestion Experienced if any piece was.
 func Assemble(b []byte, pieces []Piece) (frame []byte, cut bool) {
 	first := &pieces[0]
 	at, l3 := len(b), int(first.L3)
@@ -129,35 +132,45 @@ func Assemble(b []byte, pieces []Piece) (frame []byte, cut bool) {
 		}
 	}
 	h := b[at+l3:]
+	ecn := byte(0)
+	for i := range pieces {
+		if pieces[i].ECN == congested {
+			ecn = congested
+		}
+	}
 	if h[0]>>4 == 4 {
+		h[1] |= ecn
 		binary.BigEndian.PutUint16(h[2:], uint16(len(h)))
-		h[6], h[7] = h[6]&0x40, 0 // Don't Fragment may stay
-		h[10], h[11] = 0, 0
-		binary.BigEndian.PutUint16(h[10:], ^sum(h[:int(h[0]&15)*4], 0))
+		h[6], h[7] = 0, 0
+		if _, firm := Largest(pieces); firm {
+			h[6] = dontFragment
+		}
+		sumHeader4(h[:int(h[0]&15)*4])
 	} else {
+		h[1] |= ecn << 4
 		binary.BigEndian.PutUint16(h[4:], uint16(len(h)-ipv6Len))
 	}
 	return b, cut
 }
 
-// Scatter writes the changes that were made to p, which was assembled from pieces of
-// whole frames, back to those: addresses, TTL and TOS to each header, and what they
-// carry. Valid iff p is as long as it was.
-func (p *Packet) Scatter(pieces []Piece) {
-	h := p.Frame[p.L3:]
-	unfragmented := len(h) - int(pieces[len(pieces)-1].End)
+const (
+	congested     = 3    // Congestion Experienced, in the ECN field (RFC 3168, 5)
+	dontFragment  = 0x40 // in byte 6 of an IPv4 header
+	moreFragments = 0x20
+)
+
+// Largest returns the length in bytes of the largest datagram of the pieces
+// (frag_max_size), and whether one of that length must not be fragmented.
+func Largest(pieces []Piece) (n uint32, firm bool) {
 	for i := range pieces {
-		q := &pieces[i]
-		copy(q.Frame[q.At:], h[unfragmented+int(q.Offset):unfragmented+int(q.End)])
-		f := q.Frame[q.L3:]
-		if p.Family == flow.IPv6 {
-			f[0], f[1], f[7] = h[0], f[1]&0x0f|h[1]&0xf0, h[7]
-			copy(f[8:40], h[8:40])
-			continue
+		p := &pieces[i]
+		size := uint32(p.At-p.L3) + p.End - p.Offset
+		df := p.Frame[p.L3]>>4 == 4 && p.Frame[p.L3+6]&dontFragment != 0
+		if size > n {
+			n, firm = size, df
+		} else if size == n {
+			firm = firm || df
 		}
-		f[1], f[8] = h[1], h[8]
-		copy(f[12:20], h[12:20])
-		f[10], f[11] = 0, 0
-		binary.BigEndian.PutUint16(f[10:], ^sum(f[:int(f[0]&15)*4], 0))
 	}
+	return n, firm
 }

@@ -76,7 +76,9 @@ func (s *Shard) sendError(t *transit, e icmpError) {
 		self = hop.Src
 	}
 	typ := e.of(p.Family)
-	s.sendAnswer(t, p.AppendError(nil, self, typ.typ, typ.code, e.info), hop)
+	if d, ok := p.AppendError(nil, self, typ.typ, typ.code, e.info, &packet.Options{}, nil); ok {
+		s.sendAnswer(t, d, hop)
+	}
 }
 
 // sendReset answers a TCP segment with a RST (nf_send_reset), and closes its connection

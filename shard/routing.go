@@ -92,12 +92,8 @@ func (s *Shard) ipForward(t *transit) flow.Reason {
 		s.sendError(t, errTimeExceeded)
 		return flow.ReasonTTLExceeded
 	}
-	size := p.Len
-	if p.Largest != 0 { // it leaves as it came, in fragments
-		size = p.Largest
-	}
-	if size > uint32(hop.MTU) && p.DontFragment() {
-		s.sendError(t, errTooBig(hop.MTU))
+	if p.TooBig(hop.MTU) {
+		s.sendError(t, errTooBig(p.PathMTU(hop.MTU)))
 		return flow.ReasonTooBig
 	}
 	p.SetHops(p.Hops() - 1)
@@ -133,7 +129,7 @@ func (s *Shard) fragment(t *transit) flow.Reason {
 		return flow.NoReason
 	}
 	hop := *v.Hop
-	p.Fragments(hop.MTU, func(d []byte) {
+	p.Fragments(hop.MTU, nil, nil, func(d []byte) { // without a buffer, each is made anew
 		s.forward.own = append(s.forward.own, Own{Datagram: d, Hop: hop, Out: hop.Out})
 	})
 	v.Action = Replaced
