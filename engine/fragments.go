@@ -3,12 +3,14 @@ package engine
 import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
 )
 
 // assembly is where a worker puts datagrams together that came in fragments.
 type assembly struct {
 	frame    []byte // of the datagram
+	fragment []byte // one that is built anew
 	pieces   []packet.Piece
 	pkt      [1]packet.Packet
 	verdict  [1]shard.Verdict
@@ -46,7 +48,10 @@ func (w *worker) assemble(frames []handed) *packet.Packet {
 	for _, h := range frames {
 		frame := w.umem.Frame(h.desc)
 		port.parse(p, frame, packet.Checks{})
-		a.pieces = append(a.pieces, packet.Piece{Fragment: p.Fragment, Frame: frame})
+		if w.forwards {
+			p.Trim()
+		}
+		a.pieces = append(a.pieces, packet.Piece{Fragment: p.Fragment, Frame: p.Frame})
 	}
 	l3, vlan := int(a.pieces[0].L3), p.VLAN
 	a.frame, _ = packet.Assemble(a.frame[:0], a.pieces)
@@ -63,7 +68,7 @@ func (w *worker) assemble(frames []handed) *packet.Packet {
 // fragments where the verdict says.
 func (w *worker) judgeWhole(frames []handed) {
 	a := &w.assembly
-	p := &a.pkt[0]
+	p, v := &a.pkt[0], &a.verdict[0]
 	if w.forwards {
 		if !w.arrange(p, frames[0]) {
 			for _, h := range frames {
@@ -71,19 +76,14 @@ func (w *worker) judgeWhole(frames []handed) {
 			}
 			return
 		}
-		for i := range a.pieces {
-			p.Largest = max(p.Largest, uint32(len(a.pieces[i].Frame))-uint32(a.pieces[i].L3))
-		}
+		p.Largest, _ = packet.Largest(a.pieces)
 	}
 	w.shard.Process(a.pkt[:], a.verdict[:])
-	if w.forwards && a.verdict[0].Action == shard.Accept {
-		p.Scatter(a.pieces)
-	}
-	for i, h := range frames {
-		if w.mode == Router {
-			w.route(h.desc, a.pieces[i].L3, &a.verdict[0])
-		} else {
-			w.forward(h, a.verdict[0].Action)
+	if w.forwards && v.Action == shard.Accept {
+		w.divide(p, frames, v)
+	} else {
+		for i, h := range frames {
+			w.dispatch(h, a.pieces[i].L3, v)
 		}
 	}
 	if w.forwards {
@@ -92,6 +92,63 @@ func (w *worker) judgeWhole(frames []handed) {
 	for _, p := range w.ports {
 		w.transmit(p)
 	}
+}
+
+// dispatch sends a frame where its verdict says. l3 is where its IP header is.
+func (w *worker) dispatch(h handed, l3 uint16, v *shard.Verdict) {
+	if w.mode == Router {
+		w.route(h.desc, l3, v)
+	} else {
+		w.forward(h, v.Action)
+	}
+}
+
+// divide sends the datagram p, which came in frames and was accepted, on: in the same
+// frames if its fragments fit the path, in others if they are to be cut anew, or whole
+// if it takes no fragments (ip_fragment).
+func (w *worker) divide(p *packet.Packet, frames []handed, v *shard.Verdict) {
+	a := &w.assembly
+	mtu := packet.MaxDatagram // a bridge does not know better
+	if v.Hop != nil {
+		mtu = v.Hop.MTU
+	}
+	divided := p.Divided(mtu)
+	if divided && p.Keeps(a.pieces, mtu) && p.InPlace(a.pieces) {
+		p.Scatter(a.pieces)
+		for i, h := range frames {
+			h.desc.Len = uint32(len(a.pieces[i].Frame))
+			w.dispatch(h, a.pieces[i].L3, v)
+		}
+		return
+	}
+	if a.fragment == nil {
+		a.fragment = make([]byte, 0, packet.MaxDatagram)
+	}
+	link := a.pieces[0].Frame[:a.pieces[0].L3]
+	if !divided {
+		w.sendBuilt(link, p.Frame[p.L3:int(p.L3)+int(p.Len)], frames[0].port, v)
+	} else {
+		p.Fragments(mtu, a.pieces, a.fragment[:0], func(d []byte) { w.sendBuilt(link, d, frames[0].port, v) })
+	}
+	for _, h := range frames {
+		w.release(h.desc.Addr)
+	}
+}
+
+// sendBuilt sends a datagram, in a chunk of its own, where a verdict says. link is the
+// link header of what it was made from, which came by a port.
+func (w *worker) sendBuilt(link, datagram []byte, port uint8, v *shard.Verdict) {
+	free := w.pool.Peek(1)
+	if len(free) == 0 || len(link)+len(datagram) > int(w.umem.MaxFrame()) {
+		w.drops[flow.ReasonNoChunk]++
+		return
+	}
+	h := handed{desc: rx.Desc{Addr: free[0] + rx.Headroom, Len: uint32(len(link) + len(datagram))}, port: port}
+	w.pool.Take(1)
+	f := w.umem.Frame(h.desc)
+	copy(f, link)
+	copy(f[len(link):], datagram)
+	w.dispatch(h, uint16(len(link)), v)
 }
 
 // handOverAll gives the frames of a whole datagram to the owner of its connection.

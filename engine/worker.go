@@ -265,6 +265,8 @@ func (w *worker) arrange(p *packet.Packet, h handed) (ok bool) {
 	if w.ports[h.port].checks.Partial { // what is rewritten has to be whole
 		p.CompleteChecksum()
 	}
+	p.Trim()
+	p.Unfragment()
 	return ok
 }
 
