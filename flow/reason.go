@@ -104,6 +104,7 @@ const (
 	ReasonMartian         // an address that no packet comes from or goes to
 	ReasonReversePath     // an answer would leave by another interface (rp_filter)
 	ReasonNotForwarded    // broadcast, multicast or link-local: not for other links
+	ReasonNotIP           // not IP: a router forwards nothing else
 	ReasonTTLExceeded     // its time to live, or hop limit, is used up
 	ReasonTooBig          // longer than the next link takes, and not to be cut
 	ReasonNoRoute         // there is no route, or it is unreachable
@@ -197,6 +198,7 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonMartian:           {"martian", "an address that no packet comes from or goes to"},
 	ReasonReversePath:       {"reverse_path", "an answer would leave by another interface (rp_filter)"},
 	ReasonNotForwarded:      {"not_forwarded", "broadcast, multicast or link-local: not for other links"},
+	ReasonNotIP:             {"not_ip", "not IP: a router forwards nothing else"},
 	ReasonTTLExceeded:       {"ttl_exceeded", "its time to live, or hop limit, is used up"},
 	ReasonTooBig:            {"too_big", "longer than the next link takes, and not to be cut"},
 	ReasonNoRoute:           {"no_route", "there is no route, or it is unreachable"},

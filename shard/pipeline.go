@@ -71,14 +71,29 @@ func (s *Shard) pass(p *packet.Packet, n int, v *Verdict) {
 		t.reset(s, p, n, v)
 		t.ref, t.tracked = ref, true
 	} else {
-		if p.Kind == packet.Malformed || p.Kind == packet.Fragmented {
-			s.judge(p, v)
+		if p.Family == 0 || p.Kind == packet.Malformed || p.Kind == packet.Fragmented {
+			s.passOther(p, v)
 			return
 		}
 		*v = Verdict{State: flow.Invalid}
 		t.reset(s, p, n, v)
 	}
 	s.finish(t, s.traverse(t))
+}
+
+// passOther judges a frame that no hook sees, since it carries no whole IP packet.
+// What is not IP at all passes a bridge as it is, as it passes a Linux bridge without
+// arptables; to a router it is of no use.
+func (s *Shard) passOther(p *packet.Packet, v *Verdict) {
+	s.judge(p, v)
+	v.Out, v.Hop = p.In^1, nil
+	switch {
+	case v.Action != Accept:
+	case p.Kind == packet.Fragmented: // it came without its datagram, so rules cannot be asked
+		v.refuse(flow.ReasonFragment)
+	case s.forward.Routes != nil:
+		v.refuse(flow.ReasonNotIP)
+	}
 }
 
 // finish does what is left once it is known what becomes of a packet.
