@@ -1,6 +1,7 @@
 package route
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -11,7 +12,7 @@ import (
 	"github.com/xdpct/xdpct/nat"
 )
 
-// Kind is what a route does (RTN_*).
+// Kind is the type of a route (RTN_*).
 type Kind uint8
 
 // The kinds, with the kernel's values.
@@ -28,53 +29,61 @@ const (
 	Throw       Kind = 9
 )
 
-// Interface is one by which packets come and go.
+// Interface is an interface by which packets come and go: a port, or a VLAN of one.
 type Interface struct {
-	Name  string
-	Index int // the kernel's number
-	Up    bool
+	Name  string // as rules have it
+	Index int    // the kernel's ifindex; 0 while the interface does not exist
+	Port  int    // the port that its frames use
+	Up    bool   // IFF_UP; without a carrier routes stay, as in the kernel
 	MTU   int
 	MAC   [6]byte
 	VLAN  uint16         // tag of its frames, 0 for none
-	Addrs []netip.Prefix // in the kernel's order, the first of each net first
-	// ReversePath is rp_filter: 0 off, 1 strict, 2 loose.
+	Addrs []netip.Prefix // in the kernel's order: primary addresses first
+	Group int            // IFLA_GROUP
+	VRF   int            // the table of the VRF that it is a member of; 0: none
+	// ReversePath is the rp_filter in force: 0 off, 1 strict, 2 loose.
 	ReversePath int
 	// Fixed says that the device resolves no neighbours: all have the Ethernet address
 	// Neighbour, which means nothing on a link without a link header.
 	Fixed     bool
 	Neighbour [6]byte
+	// AcceptLocal, SrcValidMark, SendRedirects, SharedMedia are the sysctls of
+	// net.ipv4.conf in force.
+	AcceptLocal, SrcValidMark, SendRedirects, SharedMedia bool
+	// Patience is how long the kernel tries to resolve a neighbour before it is
+	// unreachable, in milliseconds, by family (IPv4 first): mcast_solicit times
+	// retrans_time.
+	Patience [2]int64
 }
 
-// NextHop is one way of a route.
+// NextHop is a next hop of a route.
 type NextHop struct {
-	Out     int        // interface by its number here, -1: one that is not ours
-	Gateway netip.Addr // the zero Addr: on the link
+	Index   int        // ifindex; 0: Out says which interface
+	Out     int        // interface by its number here; -1: none of ours
+	Gateway netip.Addr // the zero Addr: the destination is on the link
 	Weight  int        // at least 1
+	Dead    bool       // RTNH_F_DEAD: its interface is down
 }
 
-// Route is a route.
+// same reports whether two next hops are the same one, whatever their state.
+func (h NextHop) same(o NextHop) bool {
+	h.Dead, o.Dead, h.Weight, o.Weight = false, false, 0, 0
+	return h == o
+}
+
+// Route is a route. Routes that are in a Table are not changed.
 type Route struct {
 	Table    int
 	Dst      netip.Prefix
+	From     netip.Prefix // IPv6: only for these sources; the zero Prefix: for all
+	TOS      uint8        // IPv4: only for packets of this TOS (its bits 0x1c); 0: for all
 	Kind     Kind
 	Hops     []NextHop
 	Src      netip.Addr // preferred source, or the zero Addr
 	MTU      int        // 0: that of the interface
 	Priority int        // metric; the lowest counts
-}
 
-// Rule is a routing rule (ip rule).
-type Rule struct {
-	Family     flow.Family
-	Priority   int
-	Src, Dst   netip.Prefix // invalid: any
-	In         int          // interface by its number here; -1: any
-	Mark, Mask uint32
-	Kind       Kind // Unicast: look into Table
-	Table      int
-	Invert     bool
-	// SuppressLen: routes with prefixes no longer than that do not count; -1: all do.
-	SuppressLen int
+	alone []*Route // the list of this route alone, once there is one
 }
 
 // The kernel's tables.
@@ -84,325 +93,293 @@ const (
 	TableLocal   = 255
 )
 
+// Neighbour is the link-layer address of a neighbour.
+type Neighbour struct {
+	MAC [6]byte
+	// ID is a small number of its own, by which the use of a neighbour can be
+	// noted; 0: it has none.
+	ID uint32
+}
+
+// fib is a routing table: for each destination its routes, those that a lookup tries
+// first at the front. A list is not changed once it is in a fib.
+type fib = bart.Table[[]*Route]
+
 // Table is the state of routing at one moment.
 type Table struct {
 	Interfaces []Interface // by number
 	rules      [2][]Rule   // by family, by priority
-	fibs       map[int]*bart.Table[[]*Route]
-	neighbours map[neighbour][6]byte
+	fibs       map[int]*fib
+	neighbours []*bart.Table[Neighbour] // by interface; nil: it has none
+	byIndex    map[int]int              // numbers of interfaces by ifindex
+	// shared: other Tables have parts of this one, which are therefore copied
+	// before they are changed.
+	shared bool
 	// Ports says which ports of the host's own addresses connections may be mapped
 	// to; nil: all.
 	Ports *nat.PortSet
 }
 
-type neighbour struct {
-	out  int
-	addr netip.Addr
-}
-
 // New returns a Table of these interfaces with the kernel's default rules and no
-// routes.
+// routes. Its changes are made in place: finish them before the first Clone.
 func New(interfaces []Interface) *Table {
-	t := &Table{Interfaces: interfaces, fibs: map[int]*bart.Table[[]*Route]{}, neighbours: map[neighbour][6]byte{}}
-	for i, f := range []flow.Family{flow.IPv4, flow.IPv6} {
-		t.rules[i] = []Rule{
-			{Family: f, Priority: 0, In: -1, Kind: Unicast, Table: TableLocal, SuppressLen: -1},
-			{Family: f, Priority: 32766, In: -1, Kind: Unicast, Table: TableMain, SuppressLen: -1},
-			{Family: f, Priority: 32767, In: -1, Kind: Unicast, Table: TableDefault, SuppressLen: -1},
-		}
+	t := &Table{fibs: map[int]*fib{}}
+	var rules []Rule
+	for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
+		rules = append(rules, NewRule(f, 0, TableLocal), NewRule(f, 32766, TableMain), NewRule(f, 32767, TableDefault))
 	}
+	t.SetRules(rules)
+	t.SetInterfaces(interfaces)
 	return t
 }
 
-// Clone returns a Table that can be changed without changing t. Routes are shared.
+// Clone returns a Table that can be changed without changing t. t must not be changed
+// any more.
 func (t *Table) Clone() *Table {
 	n := *t
 	n.Interfaces = slices.Clone(t.Interfaces)
 	n.fibs = maps.Clone(t.fibs)
-	n.neighbours = maps.Clone(t.neighbours)
+	n.neighbours = slices.Clone(t.neighbours)
+	n.shared = true
 	return &n
 }
 
-// Change tells what is new of a Table that nobody else has yet.
-
-// SameRules reports whether t and u have the same routing rules.
-func (t *Table) SameRules(u *Table) bool {
-	return slices.Equal(t.rules[0], u.rules[0]) && slices.Equal(t.rules[1], u.rules[1])
+// SetInterfaces replaces the interfaces. Neighbours stay with their numbers.
+func (t *Table) SetInterfaces(interfaces []Interface) {
+	t.Interfaces = interfaces
+	t.byIndex = make(map[int]int, len(interfaces))
+	for n, i := range interfaces {
+		if i.Index != 0 {
+			t.byIndex[i.Index] = n
+		}
+	}
+	neighbours := make([]*bart.Table[Neighbour], len(interfaces))
+	copy(neighbours, t.neighbours)
+	t.neighbours = neighbours
+	t.SetRules(slices.Concat(t.rules[0], t.rules[1]))
 }
 
-// SetRules replaces the rules.
-func (t *Table) SetRules(rules []Rule) {
-	t.rules = [2][]Rule{}
-	for _, r := range rules {
-		i := index(r.Family)
-		t.rules[i] = append(t.rules[i], r)
+// Number returns the number of the interface with this ifindex, -1 if it is none of
+// ours.
+func (t *Table) Number(index int) int {
+	if n, ok := t.byIndex[index]; ok {
+		return n
 	}
-	for i := range t.rules {
-		slices.SortStableFunc(t.rules[i], func(a, b Rule) int { return a.Priority - b.Priority })
+	return -1
+}
+
+// out returns the number of the interface that a next hop is on, -1 if it is none of
+// ours.
+func (t *Table) out(h *NextHop) int {
+	if h.Index != 0 {
+		return t.Number(h.Index)
+	}
+	return h.Out
+}
+
+// SetRoutes takes the routes of another Table over.
+func (t *Table) SetRoutes(of *Table) { t.fibs, t.shared = maps.Clone(of.fibs), true }
+
+// Add adds a route; those of the same destination, metric, TOS and table are replaced.
+func (t *Table) Add(r *Route) { t.Put(r.Dst, r, Replace) }
+
+// Put adds a route to dst, whatever r.Dst says: routes to many destinations that are
+// otherwise alike can share one Route. where is what the kernel did with it.
+func (t *Table) Put(dst netip.Prefix, r *Route, where Placement) {
+	t.edit(r.Table, dst, func(list []*Route) []*Route {
+		if len(list) == 0 {
+			if r.alone == nil {
+				r.alone = []*Route{r}
+			}
+			return r.alone
+		}
+		if dst.Addr().Is4() {
+			return put4(list, r, where)
+		}
+		return put6(list, r, where)
+	})
+}
+
+// Remove removes a route, or, of an IPv6 route with several next hops, those that r
+// has. It reports whether there was one.
+func (t *Table) Remove(r *Route) bool { return t.Cut(r.Dst, r) }
+
+// Cut removes the route r to dst, whatever r.Dst says. It reports whether there was one.
+func (t *Table) Cut(dst netip.Prefix, r *Route) (found bool) {
+	t.edit(r.Table, dst, func(list []*Route) []*Route {
+		if dst.Addr().Is4() {
+			list, found = cut4(list, r)
+		} else {
+			list, found = cut6(list, r)
+		}
+		return list
+	})
+	return found
+}
+
+// edit replaces the routes to a destination. change must not change what it gets.
+func (t *Table) edit(table int, dst netip.Prefix, change func([]*Route) []*Route) {
+	f := t.fibs[table]
+	if f == nil {
+		f = &fib{}
+		t.fibs[table] = f
+	}
+	old, had := f.Get(dst)
+	list := change(old)
+	switch {
+	case len(list) == 0 && !had:
+	case len(list) == 0 && t.shared:
+		t.fibs[table] = f.DeletePersist(dst)
+	case len(list) == 0:
+		f.Delete(dst)
+	case t.shared:
+		t.fibs[table] = f.InsertPersist(dst, list)
+	default:
+		f.Insert(dst, list)
 	}
 }
 
-// Add adds a route; one of the same destination, priority and table is replaced.
-func (t *Table) Add(r *Route) { t.edit(r, true) }
-
-// Remove removes a route.
-func (t *Table) Remove(r *Route) { t.edit(r, false) }
-
-func (t *Table) edit(r *Route, add bool) {
-	fib := t.fibs[r.Table]
-	if fib == nil {
-		fib = &bart.Table[[]*Route]{}
+// Routes calls yield for each route with its destination, in no order.
+func (t *Table) Routes(yield func(netip.Prefix, *Route) bool) {
+	for _, f := range t.fibs {
+		for p, list := range f.All() {
+			for _, r := range list {
+				if !yield(p, r) {
+					return
+				}
+			}
+		}
 	}
-	old, _ := fib.Get(r.Dst)
-	all := slices.DeleteFunc(slices.Clone(old), func(o *Route) bool { return o.Priority == r.Priority && o.Kind == r.Kind })
-	if add {
-		all = append(all, r)
-		slices.SortStableFunc(all, func(a, b *Route) int { return a.Priority - b.Priority })
-	}
-	if len(all) == 0 {
-		fib = fib.DeletePersist(r.Dst)
-	} else {
-		fib = fib.InsertPersist(r.Dst, all)
-	}
-	t.fibs[r.Table] = fib
 }
 
-// SetNeighbour says which Ethernet address a neighbour has; known is false if that
-// is not known any more. It reports whether that is new.
-func (t *Table) SetNeighbour(out int, addr netip.Addr, mac [6]byte, known bool) bool {
-	k := neighbour{out, addr}
-	old, had := t.neighbours[k]
-	if known {
-		t.neighbours[k] = mac
-		return !had || old != mac
+// NumRoutes returns the number of destinations that there are routes to, over all
+// tables.
+func (t *Table) NumRoutes() (n int) {
+	for _, f := range t.fibs {
+		n += f.Size()
 	}
-	delete(t.neighbours, k)
-	return had
+	return n
 }
+
+// SetNeighbour says which Ethernet address a neighbour has; known is false if that is
+// not known any more.
+func (t *Table) SetNeighbour(out int, addr netip.Addr, mac [6]byte, known bool) {
+	if !known {
+		t.ForgetNeighbour(out, addr)
+		return
+	}
+	t.PutNeighbour(out, addr, Neighbour{MAC: mac})
+}
+
+// PutNeighbour says what a neighbour is.
+func (t *Table) PutNeighbour(out int, addr netip.Addr, n Neighbour) {
+	p := netip.PrefixFrom(addr, addr.BitLen())
+	old := t.neighbours[out]
+	if old == nil {
+		old = &bart.Table[Neighbour]{}
+	}
+	t.neighbours[out] = old.InsertPersist(p, n)
+}
+
+// ForgetNeighbour says that the Ethernet address of a neighbour is not known any more.
+func (t *Table) ForgetNeighbour(out int, addr netip.Addr) {
+	if old := t.neighbours[out]; old != nil {
+		t.neighbours[out] = old.DeletePersist(netip.PrefixFrom(addr, addr.BitLen()))
+	}
+}
+
+// ForgetNeighbours forgets the neighbours on an interface.
+func (t *Table) ForgetNeighbours(out int) { t.neighbours[out] = nil }
 
 // Neighbour returns the Ethernet address of a neighbour.
-func (t *Table) Neighbour(out int, addr netip.Addr) (mac [6]byte, ok bool) {
-	if i := &t.Interfaces[out]; i.Fixed {
-		return i.Neighbour, true
+func (t *Table) Neighbour(out int, addr netip.Addr) (n Neighbour, ok bool) {
+	if out >= 0 && out < len(t.Interfaces) && t.Interfaces[out].Fixed {
+		return Neighbour{MAC: t.Interfaces[out].Neighbour}, true
 	}
-	mac, ok = t.neighbours[neighbour{out, addr}]
-	return mac, ok
+	if out < 0 || out >= len(t.neighbours) || t.neighbours[out] == nil || !addr.IsValid() {
+		return n, false
+	}
+	return t.neighbours[out].Lookup(addr) // all prefixes are whole addresses
 }
 
-func index(f flow.Family) int {
-	if f == flow.IPv4 {
-		return 0
-	}
-	return 1
-}
-
-// Key is what the way of a packet depends on.
-type Key struct {
-	Family   flow.Family
-	Src, Dst flow.Addr
-	In       int // interface; -1: a packet of our own
-	Mark     uint32
-}
-
-// Hop is the way of a packet.
-type Hop struct {
-	Kind   Kind
-	Out    int // interface; -1: one that is not ours. Valid iff Unicast
-	MTU    int
-	Next   netip.Addr // gateway, or the destination itself
-	Src    flow.Addr  // what a packet of our own would have for its source
-	Known  bool       // the neighbour's address is known
-	DstMAC [6]byte    // valid iff Known
-	SrcMAC [6]byte
-	VLAN   uint16
-	Marked bool // the mark of the packet had a part in it
-}
-
-// Lookup finds the way of a packet.
-func (t *Table) Lookup(k Key) (h Hop) {
-	dst, src := k.Dst.Netip(k.Family), k.Src.Netip(k.Family)
-	for i := range t.rules[index(k.Family)] {
-		r := &t.rules[index(k.Family)][i]
-		h.Marked = h.Marked || r.Mask != 0
-		if r.matches(src, dst, k) == r.Invert {
-			continue
-		}
-		if r.Kind != Unicast {
-			return Hop{Kind: r.Kind, Marked: h.Marked}
-		}
-		fib := t.fibs[r.Table]
-		if fib == nil {
-			continue
-		}
-		routes, ok := fib.Lookup(dst)
-		if !ok || len(routes) == 0 {
-			continue
-		}
-		if r.SuppressLen >= 0 && routes[0].Dst.Bits() <= r.SuppressLen {
-			continue
-		}
-		for _, route := range routes {
-			if route.Kind == Throw {
-				break
-			}
-			if t.follow(&h, route, k, dst) {
-				return h
-			}
-		}
-	}
-	return Hop{Kind: None, Marked: h.Marked}
-}
-
-func (r *Rule) matches(src, dst netip.Addr, k Key) bool {
-	return (!r.Src.IsValid() || r.Src.Contains(src)) && (!r.Dst.IsValid() || r.Dst.Contains(dst)) &&
-		(r.In < 0 || r.In == k.In) && (k.Mark^r.Mark)&r.Mask == 0
-}
-
-// follow fills in the way by a route. It reports false if none of its hops is up.
-func (t *Table) follow(h *Hop, r *Route, k Key, dst netip.Addr) bool {
-	h.Kind, h.Out, h.MTU = r.Kind, -1, r.MTU
-	if r.Src.IsValid() {
-		h.Src = flow.AddrFrom(r.Src)
-	}
-	if r.Kind == Local && len(r.Hops) > 0 {
-		h.Out = r.Hops[0].Out
-	}
-	if r.Kind != Unicast {
-		return true
-	}
-	n, ok := t.pick(r.Hops, k)
-	if !ok {
-		return false
-	}
-	h.Next = dst
-	if n.Gateway.IsValid() {
-		h.Next = n.Gateway
-	}
-	if h.Out = n.Out; n.Out < 0 {
-		return true
-	}
-	i := &t.Interfaces[n.Out]
-	if h.MTU == 0 || h.MTU > i.MTU {
-		h.MTU = i.MTU
-	}
-	h.SrcMAC, h.VLAN = i.MAC, i.VLAN
-	h.DstMAC, h.Known = t.Neighbour(n.Out, h.Next)
-	if !r.Src.IsValid() {
-		h.Src, _ = i.Source(k.Family, h.Next)
-	}
-	return true
-}
-
-// pick chooses a hop by source and destination, so that a connection keeps its way
-// (fib_multipath_hash_policy 0), among those that are up.
-func (t *Table) pick(hops []NextHop, k Key) (NextHop, bool) {
-	up := func(n *NextHop) bool { return n.Out < 0 || t.Interfaces[n.Out].Up }
-	if len(hops) == 1 {
-		return hops[0], up(&hops[0])
-	}
-	total := 0
-	for i := range hops {
-		if up(&hops[i]) {
-			total += max(hops[i].Weight, 1)
-		}
-	}
-	if total == 0 {
-		return NextHop{}, false
-	}
-	x := (k.Src.Lo ^ k.Src.Hi ^ (k.Dst.Lo^k.Dst.Hi)*0x9e3779b97f4a7c15) * 0xd6e8feb86659fd93
-	at := int((x >> 33) % uint64(total))
-	for i := range hops {
-		if !up(&hops[i]) {
-			continue
-		}
-		if at -= max(hops[i].Weight, 1); at < 0 {
-			return hops[i], true
-		}
-	}
-	return NextHop{}, false
-}
-
-// Source returns the address of the interface that packets to a neighbour have
-// (inet_select_addr, and for IPv6 the longest match of its global addresses).
-func (i *Interface) Source(f flow.Family, to netip.Addr) (flow.Addr, bool) {
-	best, bits := netip.Addr{}, -1
-	for _, p := range i.Addrs {
-		a := p.Addr()
-		if a.Is4() != (f == flow.IPv4) {
-			continue
-		}
-		n := 0
-		switch {
-		case f == flow.IPv4 && to.IsValid() && p.Contains(to):
-			n = 1
-		case f == flow.IPv6 && a.IsLinkLocalUnicast() != to.IsLinkLocalUnicast():
-			n = -1
-			if !best.IsValid() {
-				best = a
-			}
-		case f == flow.IPv6 && to.IsValid():
-			n = common(a, to)
-		}
-		if n > bits {
-			best, bits = a, n
-		}
-	}
-	return flow.AddrFrom(best), best.IsValid()
-}
-
-// common returns how many leading bits two addresses share.
-func common(a, b netip.Addr) (n int) {
-	x, y := a.As16(), b.As16()
-	for i := range x {
-		for m := byte(0x80); m != 0; m >>= 1 {
-			if (x[i]^y[i])&m != 0 {
-				return n
-			}
-			n++
+// NumNeighbours returns the number of neighbours.
+func (t *Table) NumNeighbours() (n int) {
+	for _, b := range t.neighbours {
+		if b != nil {
+			n += b.Size()
 		}
 	}
 	return n
 }
 
-// KindOf returns the kind of an address by the local table (inet_addr_type): Local,
-// Broadcast, Anycast, Multicast or Unicast. dev is an interface that it has to be
-// of, -1 for any.
-func (t *Table) KindOf(a flow.Addr, f flow.Family, dev int) Kind {
-	ip := a.Netip(f)
-	switch {
-	case ip.IsMulticast():
-		return Multicast
-	case f == flow.IPv4 && (ip.As4()[0] == 0 || ip.As4() == [4]byte{255, 255, 255, 255}):
-		return Broadcast
+// Diff returns what differs between two Tables, in words, at most limit lines. The
+// IDs of neighbours do not count, and neither does Ports.
+func (t *Table) Diff(u *Table, limit int) (diff []string) {
+	note := func(format string, args ...any) bool {
+		diff = append(diff, fmt.Sprintf(format, args...))
+		return len(diff) < limit
 	}
-	if fib := t.fibs[TableLocal]; fib != nil {
-		if routes, ok := fib.Lookup(ip); ok {
-			for _, r := range routes {
-				if dev < 0 || len(r.Hops) > 0 && r.Hops[0].Out == dev {
-					return r.Kind
-				}
+	for n := range max(len(t.Interfaces), len(u.Interfaces)) {
+		if n >= len(t.Interfaces) || n >= len(u.Interfaces) {
+			note("%d interfaces, %d", len(t.Interfaces), len(u.Interfaces))
+			break
+		}
+		if a, b := fmt.Sprint(t.Interfaces[n]), fmt.Sprint(u.Interfaces[n]); a != b && !note("interface %s, %s", a, b) {
+			return diff
+		}
+	}
+	if !t.SameRules(u) && !note("rules %+v, %+v", t.rules, u.rules) {
+		return diff
+	}
+	for table := range u.fibs {
+		if t.fibs[table] == nil {
+			t = t.Clone()
+			t.fibs[table] = &fib{}
+		}
+	}
+	for table, f := range t.fibs {
+		g := u.fibs[table]
+		if g == nil {
+			g = &fib{}
+		}
+		for p, list := range f.All() {
+			other, _ := g.Get(p)
+			if !sameList(list, other) && !note("table %d: %v: %s, %s", table, p, show(list), show(other)) {
+				return diff
+			}
+		}
+		for p, list := range g.All() {
+			if _, ok := f.Get(p); !ok && !note("table %d: %v: none, %s", table, p, show(list)) {
+				return diff
 			}
 		}
 	}
-	return Unicast
+	return append(diff, t.diffNeighbours(u, limit-len(diff))...)
 }
 
-// Reverse reports whether a packet to src would leave by dev, or, if loose, whether
-// there is a way to it at all (rp_filter).
-func (t *Table) Reverse(src, dst flow.Addr, f flow.Family, dev int, loose bool) bool {
-	h := t.Lookup(Key{Family: f, Dst: src, Src: dst, In: dev})
-	return h.Kind == Unicast && (loose || h.Out == dev)
-}
-
-// LocalAddrs calls yield for each address of the host itself.
-func (t *Table) LocalAddrs(yield func(netip.Addr, Kind) bool) {
-	fib := t.fibs[TableLocal]
-	if fib == nil {
-		return
-	}
-	for p, routes := range fib.All() {
-		if len(routes) > 0 && p.IsSingleIP() && !yield(p.Addr(), routes[0].Kind) {
-			return
+func (t *Table) diffNeighbours(u *Table, limit int) (diff []string) {
+	one := func(a, b *Table, swapped bool) {
+		for n, neighbours := range a.neighbours {
+			if neighbours == nil {
+				continue
+			}
+			for p, x := range neighbours.All() {
+				y, ok := b.Neighbour(n, p.Addr())
+				if (ok && x.MAC == y.MAC) || (ok && swapped) || len(diff) >= limit {
+					continue
+				}
+				diff = append(diff, fmt.Sprintf("neighbour %v on %d: %x, %x (%v)", p.Addr(), n, x.MAC, y.MAC, swapped))
+			}
 		}
 	}
+	one(t, u, false)
+	one(u, t, true)
+	return diff
+}
+
+func show(list []*Route) (s string) {
+	for _, r := range list {
+		s += fmt.Sprintf("{from %v tos %#x kind %d hops %v src %v mtu %d metric %d}", r.From, r.TOS, r.Kind, r.Hops, r.Src, r.MTU, r.Priority)
+	}
+	return s
 }
