@@ -38,10 +38,11 @@ type Engine struct {
 
 	expectHub expectHub
 	book      rulebook
-	mirror    *mirror    // nil: no router
+	router    *router    // nil: no router
 	counting  sync.Mutex // guards the counters of the rules in force
 	logs      logLimit
-	names     []string // of the interfaces, by number
+	names     atomic.Pointer[[]string] // of the interfaces, by number
+	said      atomic.Pointer[string]   // the last error that was logged
 	started   atomic.Bool
 	ns        netns.NsHandle // in which the interfaces are
 	log       *slog.Logger
@@ -53,9 +54,10 @@ type Engine struct {
 	stop     sync.Once
 }
 
-// Open makes everything ready to run: it looks the interfaces up in the network
-// namespace of the calling thread, opens every queue, and attaches the XDP
-// programs last. If anything is amiss nothing is left behind.
+// Open makes everything ready to run, in the network namespace of the calling thread:
+// first what may be wrong with the configuration and its rules, then what the kernel
+// has, and the ports last, so that no frame comes before there are rules for it. If
+// anything is amiss nothing is left behind.
 func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -70,6 +72,10 @@ func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
 			e = nil
 		}
 	}()
+	rules, err := cfg.Rules.Read()
+	if err != nil {
+		return e, err
+	}
 	if e.ns, err = netns.Get(); err != nil {
 		return e, fmt.Errorf("finding the network namespace: %w", err)
 	}
@@ -83,10 +89,16 @@ func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
 	if err := e.makeWorkers(n); err != nil {
 		return e, err
 	}
+	if err := e.openForwarding(rules); err != nil {
+		return e, err
+	}
 	if err := e.openPorts(); err != nil {
 		return e, err
 	}
-	return e, e.openForwarding()
+	if e.router != nil {
+		return e, e.router.tell()
+	}
+	return e, nil
 }
 
 func (e *Engine) newSecret() error {
@@ -225,12 +237,9 @@ func (e *Engine) Start() {
 	}
 	e.helpers.Go(e.distribute)
 	e.helpers.Go(e.supervise)
-	if e.mirror != nil {
-		e.helpers.Go(func() {
-			if err := e.mirror.follow(); err != nil {
-				e.log.Error("the kernel's routes are not followed any more", "error", err)
-			}
-		})
+	if e.router != nil {
+		e.helpers.Go(func() { e.router.mirror.Run(e.stopping) })
+		e.helpers.Go(e.router.follow)
 	}
 }
 
@@ -244,7 +253,9 @@ func (e *Engine) Stop() error {
 			err = errors.Join(err, p.detach())
 		}
 		for _, w := range e.workers {
-			w.requests <- request{step: func(*worker) bool { return true }, stop: true, done: make(chan struct{})}
+			r := newRequest(func(*worker) bool { return true })
+			r.stop = true
+			w.requests <- r
 			w.rouse()
 		}
 		e.running.Wait()
@@ -268,8 +279,8 @@ func (e *Engine) release() (err error) {
 			err = errors.Join(err, unix.Close(w.wake))
 		}
 	}
-	if e.mirror != nil {
-		err = errors.Join(err, e.mirror.close())
+	if e.router != nil {
+		err = errors.Join(err, e.router.close())
 	}
 	if e.umem != nil {
 		err = errors.Join(err, e.umem.Close())

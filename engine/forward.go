@@ -2,10 +2,12 @@ package engine
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/route"
 	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
@@ -13,14 +15,19 @@ import (
 
 // routing is the part of a worker that forwards by routes.
 type routing struct {
-	interfaces []portVLAN // by number
+	interfaces []portVLAN // by number; those that do not exist have no port
 	table      *route.Table
 	waiting    map[nextHop][]waitingFrame
 	held       int
-	// resolve asks for the Ethernet address of a next hop, inject gives a datagram to
-	// the host. Both are safe to call from a worker.
-	resolve func(nextHop)
+	// resolve asks for the Ethernet address of a next hop, used says which ones
+	// frames went to, by their IDs (it keeps ids), and inject gives a datagram to
+	// the host. They are safe to call from a worker.
+	resolve func(out int, addr netip.Addr)
+	used    func(ids []uint32)
 	inject  func(datagram []byte) bool
+
+	inUse []uint64 // the IDs of next hops that frames went to since told, a bit each
+	told  int64    // milliseconds
 }
 
 // portVLAN is where an interface is.
@@ -35,6 +42,37 @@ type nextHop struct {
 	addr netip.Addr
 }
 
+// useInterval is how often it is told which next hops are in use, in milliseconds.
+const useInterval = 1000
+
+// use notes that a frame goes to a next hop.
+func (r *routing) use(id uint32) {
+	if i := int(id >> 6); i < len(r.inUse) {
+		r.inUse[i] |= 1 << (id & 63)
+	} else {
+		r.inUse = append(r.inUse, make([]uint64, i+1-len(r.inUse))...)
+		r.inUse[i] |= 1 << (id & 63)
+	}
+}
+
+// tellUse tells which next hops frames went to.
+func (r *routing) tellUse(now int64) {
+	if now-r.told < useInterval {
+		return
+	}
+	r.told = now
+	var ids []uint32
+	for i, word := range r.inUse {
+		for ; word != 0; word &= word - 1 {
+			ids = append(ids, uint32(i)<<6|uint32(bits.TrailingZeros64(word)))
+		}
+		r.inUse[i] = 0
+	}
+	if len(ids) > 0 {
+		r.used(ids)
+	}
+}
+
 // waitingFrame is a frame whose next hop has not said its Ethernet address yet.
 type waitingFrame struct {
 	desc  rx.Desc
@@ -42,8 +80,9 @@ type waitingFrame struct {
 	since int64 // milliseconds
 }
 
-// Bounds on frames that wait for a neighbour, and how long they do (the kernel's
-// unres_qlen and three probes a second apart).
+// Bounds on frames that wait for a neighbour (the kernel's unres_qlen), and how long
+// they do, in milliseconds, where the kernel does not say (mcast_solicit, three probes a
+// second apart).
 const (
 	maxWaiting    = 256 // of a worker
 	maxWaitingHop = 32  // for one neighbour
@@ -87,17 +126,18 @@ func (w *worker) route(d rx.Desc, l3 uint16, v *shard.Verdict) {
 		w.wait(nextHop{hop.Out, hop.Next}, waitingFrame{d, l3, w.now})
 		return
 	}
+	w.routing.use(hop.Neighbour)
 	w.emit(d, l3, hop.Out, hop.SrcMAC, hop.DstMAC)
 }
 
 // emit writes the link header in front of the IP header and queues the frame.
 func (w *worker) emit(d rx.Desc, l3 uint16, out int, src, dst [6]byte) {
 	where := w.routing.interfaces[out]
-	p := w.ports[where.port]
-	if p.queue == nil {
+	if where.port < 0 || w.ports[where.port].queue == nil {
 		w.drop(flow.ReasonNoPort, d.Addr)
 		return
 	}
+	p := w.ports[where.port]
 	head := uint64(14)
 	switch {
 	case p.noLink:
@@ -145,7 +185,7 @@ func (w *worker) wait(n nextHop, f waitingFrame) {
 		return
 	}
 	if len(r.waiting[n]) == 0 {
-		r.resolve(n)
+		r.resolve(n.out, n.addr)
 	}
 	r.waiting[n] = append(r.waiting[n], f)
 	r.held++
@@ -155,17 +195,25 @@ func (w *worker) wait(n nextHop, f waitingFrame) {
 // for too long.
 func (w *worker) tendWaiting() {
 	r := &w.routing
+	if r.table != nil {
+		r.tellUse(w.now)
+	}
 	if r.held == 0 {
 		return
 	}
 	for n, frames := range r.waiting {
-		mac, known := r.table.Neighbour(n.out, n.addr)
+		found, known := r.table.Neighbour(n.out, n.addr)
+		in := &r.table.Interfaces[n.out]
+		most := in.Patience[familyOf(n.addr).Index()]
+		if most == 0 {
+			most = patience
+		}
 		kept := frames[:0]
 		for _, f := range frames {
 			switch {
 			case known:
-				w.emit(f.desc, f.l3, n.out, r.table.Interfaces[n.out].MAC, mac)
-			case w.now-f.since > patience:
+				w.emit(f.desc, f.l3, n.out, in.MAC, found.MAC)
+			case w.now-f.since > most:
 				w.drop(flow.ReasonNoNeighbour, f.desc.Addr)
 			default:
 				kept = append(kept, f)
@@ -182,6 +230,13 @@ func (w *worker) tendWaiting() {
 	for _, p := range w.ports {
 		w.transmit(p)
 	}
+}
+
+func familyOf(a netip.Addr) flow.Family {
+	if a.Is4() {
+		return flow.IPv4
+	}
+	return flow.IPv6
 }
 
 // sendOwn sends what the shard itself has to say.
@@ -225,19 +280,26 @@ func (w *worker) answerBridged(d rx.Desc, o shard.Own) {
 	p.out = append(p.out, d)
 }
 
-// setRouting gives a worker new rules and routes; it runs on the worker's thread. It
-// returns what the rules before had counted.
-func (w *worker) setForwarding(f *shard.Forwarding) {
-	if old := w.shard.Rules(); old != nil && (f == nil || old != f.Rules) {
-		w.settle(old)
+// setForwarding gives a worker new rules and routes; it runs on the worker's thread. It
+// returns what was counted for the rules before, if those are not the same.
+func (w *worker) setForwarding(f *shard.Forwarding) (old *policy.Program, counts []policy.Count) {
+	if p := w.shard.Rules(); p != nil && p != f.Rules {
+		old, counts = w.settle()
 	}
 	w.shard.SetForwarding(f)
-	w.routing.table = nil
-	if f != nil {
-		w.routing.table = f.Routes
+	w.forwards = true
+	r := &w.routing
+	if r.table = f.Routes; r.table == nil {
+		return old, counts
 	}
-	w.forwards = f != nil
-	if w.routing.table != nil {
-		w.tendWaiting()
+	r.interfaces = r.interfaces[:0]
+	for _, i := range r.table.Interfaces {
+		at := portVLAN{port: i.Port, vlan: i.VLAN}
+		if i.Index == 0 {
+			at.port = -1
+		}
+		r.interfaces = append(r.interfaces, at)
 	}
+	w.tendWaiting()
+	return old, counts
 }

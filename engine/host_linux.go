@@ -3,8 +3,11 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -19,9 +22,9 @@ import (
 // freePorts returns the ports of the host's own addresses that translation may use:
 // those that are configured, or all from 1024 on but for what the host picks from by
 // itself (ip_local_port_range); and in any case none that somebody listens on.
-func (m *mirror) freePorts() (*nat.PortSet, error) {
+func (r *router) freePorts() (*nat.PortSet, error) {
 	s := &nat.PortSet{}
-	ranges := m.e.cfg.NATPorts
+	ranges := r.e.cfg.NATPorts
 	if len(ranges) == 0 {
 		lo, hi := uint16(32768), uint16(60999)
 		if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
@@ -35,11 +38,11 @@ func (m *mirror) freePorts() (*nat.PortSet, error) {
 			ranges = append(ranges, PortRange{max(hi+1, 1024), 65535})
 		}
 	}
-	for _, r := range ranges {
-		s.Add(r.Lo, r.Hi)
+	for _, g := range ranges {
+		s.Add(g.Lo, g.Hi)
 	}
 	for _, f := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		tcp, err := m.nl.SocketDiagTCP(f)
+		tcp, err := r.nl.SocketDiagTCP(f)
 		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return nil, fmt.Errorf("listing sockets: %w", err)
 		}
@@ -48,7 +51,7 @@ func (m *mirror) freePorts() (*nat.PortSet, error) {
 				s.Remove(flow.TCP, k.ID.SourcePort)
 			}
 		}
-		udp, err := m.nl.SocketDiagUDP(f)
+		udp, err := r.nl.SocketDiagUDP(f)
 		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return nil, fmt.Errorf("listing sockets: %w", err)
 		}
@@ -59,84 +62,149 @@ func (m *mirror) freePorts() (*nat.PortSet, error) {
 	return s, nil
 }
 
+// hostState is what the XDP programs are told of the host.
+type hostState struct {
+	free    *nat.PortSet // of the host's own addresses: ports that translation may use
+	wanted  *nat.PortSet // those that rules translate although they are the host's
+	wantAll bool
+	told    []told // by port
+}
+
+// told is what a program knows. One that takes its place knows nothing of it.
+type told struct {
+	program *rx.Program
+	host    *rx.Host
+}
+
 // interest takes what of the host's own traffic rules may translate.
-func (m *mirror) interest(ports *nat.PortSet, all bool) error {
-	before, beforeAll := m.wanted, m.wantAll
-	m.wanted, m.wantAll = ports, all
-	if err := m.tell(); err != nil {
-		m.wanted, m.wantAll = before, beforeAll
-		return err
+func (r *router) interest(ports *nat.PortSet, all bool) error {
+	r.mu.Lock()
+	before, beforeAll := r.host.wanted, r.host.wantAll
+	r.host.wanted, r.host.wantAll = ports, all
+	r.mu.Unlock()
+	err := r.tell()
+	if err != nil {
+		r.mu.Lock()
+		r.host.wanted, r.host.wantAll = before, beforeAll
+		r.mu.Unlock()
 	}
-	return nil
+	return err
 }
 
 // tell tells the XDP programs what is the host's.
-func (m *mirror) tell() error {
-	h := rx.Host{Portless: true, All: m.wantAll}
-	for a, kind := range m.table.LocalAddrs {
+func (r *router) tell() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.mirror.Table()
+	h := rx.Host{Portless: true, All: r.host.wantAll}
+	for a, kind := range t.LocalAddrs {
 		if kind == route.Local || kind == route.Broadcast || kind == route.Anycast {
 			h.Addrs = append(h.Addrs, a)
 		}
 	}
+	slices.SortFunc(h.Addrs, netip.Addr.Compare)
 	for i := range h.Ports {
-		words := *m.natPorts.Words(i)
-		for k, w := range m.wanted.Words(i) {
+		words := *r.host.free.Words(i)
+		for k, w := range r.host.wanted.Words(i) {
 			words[k] |= w
 		}
 		h.Ports[i] = &words
 	}
-	for i, p := range m.e.ports {
+	for i, p := range r.e.ports {
 		mine := h
-		mine.MAC = m.table.Interfaces[i].MAC
-		if err := m.tellPort(i, p, &mine); err != nil {
+		mine.MAC = t.Interfaces[i].MAC
+		if err := r.tellPort(&r.host.told[i], p, &mine); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// tellPort tells the program of a port, if it has one now.
-func (m *mirror) tellPort(i int, p *port, h *rx.Host) error {
+// tellPort tells the program of a port, if it has one now: what is new since it was
+// told last, and everything if that was another program.
+func (r *router) tellPort(t *told, p *port, h *rx.Host) error {
 	p.mu.Lock() // the program must not be closed meanwhile
 	defer p.mu.Unlock()
 	if p.program == nil {
-		m.told[i] = nil
+		*t = told{}
 		return nil
 	}
-	if err := p.program.SetHost(h, m.told[i]); err != nil {
+	if t.program != p.program {
+		*t = told{program: p.program}
+	}
+	if t.host != nil && sameHost(t.host, h) {
+		return nil
+	}
+	if err := p.program.SetHost(h, t.host); err != nil {
+		t.host = nil // nobody knows what it knows: all of it next time
 		return err
 	}
-	m.told[i] = h
+	t.host = h
 	return nil
 }
 
-// openTUN makes a device by which datagrams are given to the host. It goes with the
-// process.
-func openTUN(nl *netlink.Handle) (*os.File, error) {
+func sameHost(a, b *rx.Host) bool {
+	for i := range a.Ports {
+		if *a.Ports[i] != *b.Ports[i] {
+			return false
+		}
+	}
+	return a.MAC == b.MAC && a.Portless == b.Portless && a.All == b.All && slices.Equal(a.Addrs, b.Addrs)
+}
+
+// tun is the device by which datagrams are given to the host.
+type tun struct {
+	file *os.File
+	name string
+	last string // rp_filter that was set last
+}
+
+// openTUN makes it. It goes with the process.
+func openTUN(nl *netlink.Handle) (*tun, error) {
 	t := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "xdpct%d"}, Mode: netlink.TUNTAP_MODE_TUN,
 		Flags: netlink.TUNTAP_NO_PI, NonPersist: true, Queues: 1}
 	if err := nl.LinkAdd(t); err != nil {
 		return nil, fmt.Errorf("making a TUN device for packets to the host (is /dev/net/tun there?): %w", err)
 	}
-	name := t.Attrs().Name
-	link, err := nl.LinkByName(name)
+	d := &tun{file: t.Fds[0], name: t.Attrs().Name}
+	link, err := nl.LinkByName(d.name)
 	if err == nil {
-		// What comes in here came in by another interface: strict filters would not see that.
-		for _, s := range []string{"rp_filter=0", "accept_local=1"} {
-			k, v, _ := strings.Cut(s, "=")
-			err = errors.Join(err, os.WriteFile(filepath.Join("/proc/sys/net/ipv4/conf", name, k), []byte(v), 0o644))
-		}
-		err = errors.Join(err, nl.LinkSetUp(link))
+		err = errors.Join(d.set("accept_local", "1"), nl.LinkSetUp(link))
+	}
+	if err == nil {
+		// An interface without an address has no reverse path at all for the loose
+		// filter. This one is nobody's (RFC 7600: the IPv4 dummy address), and no
+		// source of the host's packets, being of scope host.
+		err = nl.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 0, 0, 8), Mask: net.CIDRMask(32, 32)}, Scope: unix.RT_SCOPE_HOST})
 	}
 	if err != nil {
-		_ = t.Fds[0].Close()
-		return nil, fmt.Errorf("TUN device %s: %w", name, err)
+		_ = d.file.Close()
+		return nil, fmt.Errorf("TUN device %s: %w", d.name, err)
 	}
-	return t.Fds[0], nil
+	d.admit()
+	return d, nil
+}
+
+func (d *tun) set(key, value string) error {
+	return os.WriteFile(filepath.Join("/proc/sys/net/ipv4/conf", d.name, key), []byte(value), 0o644)
+}
+
+// admit lets everything in that xdpct delivers: it came in by another interface, whose
+// rp_filter xdpct has asked. The one in force is the larger of that of the device and
+// that for all: where that is on, a strict one would drop everything, and the device's
+// is made loose. It runs in the namespace.
+func (d *tun) admit() {
+	want := "0"
+	if b, err := os.ReadFile("/proc/sys/net/ipv4/conf/all/rp_filter"); err == nil && strings.TrimSpace(string(b)) != "0" {
+		want = "2"
+	}
+	if want != d.last && d.set("rp_filter", want) == nil {
+		d.last = want
+	}
 }
 
 // inject gives a datagram to the host.
-func (m *mirror) inject(d []byte) bool {
-	_, err := m.tun.Write(d)
+func (r *router) inject(d []byte) bool {
+	_, err := r.tun.file.Write(d)
 	return err == nil
 }

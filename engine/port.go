@@ -350,6 +350,9 @@ func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 		}
 	}
 	p.ifi, p.program = ifi, prog
+	if e.router != nil {
+		e.router.portOpened()
+	}
 	e.log.Info("interface is back", "interface", ifi.Name)
 	return nil
 }

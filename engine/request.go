@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/xdpct/xdpct/expect"
@@ -16,6 +17,13 @@ type request struct {
 	step func(w *worker) (done bool)
 	stop bool // the worker ends after this request
 	done chan struct{}
+	// taken says that the worker has begun, or that nobody waits any more: the one
+	// who sets it first has it, so that no step runs behind the back of its asker.
+	taken *atomic.Bool
+}
+
+func newRequest(step func(*worker) bool) request {
+	return request{step: step, done: make(chan struct{}), taken: new(atomic.Bool)}
 }
 
 // errStopped is returned for requests to an engine that has stopped.
@@ -29,6 +37,9 @@ func (w *worker) serve() (more, stop bool) {
 			return false, false
 		}
 		r := <-w.requests
+		if r.taken.Swap(true) {
+			return len(w.requests) > 0, false
+		}
 		w.current = &r
 	}
 	if r := w.current; r.step(w) {
@@ -39,9 +50,13 @@ func (w *worker) serve() (more, stop bool) {
 	return true, false
 }
 
-// ask has a worker run step to its end.
+// ask has a worker run step to its end. When it returns step does not run any more,
+// whatever the error: what it writes to belongs to the caller again.
 func (e *Engine) ask(ctx context.Context, w *worker, step func(*worker) bool) error {
-	r := request{step: step, done: make(chan struct{})}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r := newRequest(step)
 	select {
 	case w.requests <- r:
 	case <-e.stopped:
@@ -56,7 +71,15 @@ func (e *Engine) ask(ctx context.Context, w *worker, step func(*worker) bool) er
 	case <-e.stopped:
 		return errStopped
 	case <-ctx.Done():
+		if !r.taken.Swap(true) {
+			return ctx.Err()
+		}
+	}
+	select { // it is at it
+	case <-r.done:
 		return ctx.Err()
+	case <-e.stopped:
+		return errStopped
 	}
 }
 

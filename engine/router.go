@@ -41,37 +41,24 @@ func (r *PortRanges) UnmarshalYAML(n *yaml.Node) error {
 // room for them, and pays nothing for them.
 func (c *Config) forwards() bool { return c.Mode == Router || c.Rules != RuleFiles{} }
 
-// openForwarding reads rules and routes and puts them into force.
-func (e *Engine) openForwarding() error {
-	if e.cfg.Mode == Router {
-		err := e.inNamespace(func() (err error) {
-			e.mirror, err = newMirror(e)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		e.book.routes = e.mirror.table
-		for _, w := range e.workers {
-			w.routing = routing{
-				interfaces: e.mirror.places, waiting: map[nextHop][]waitingFrame{},
-				resolve: e.mirror.ask, inject: e.mirror.inject,
-			}
-		}
-	}
-	for _, w := range e.workers {
-		w.settled = func(p *policy.Program, counts []policy.Count) {
-			e.counting.Lock()
-			defer e.counting.Unlock()
-			p.AddCounts(counts)
-		}
-	}
+// openForwarding puts the rules and the kernel's routes into force. No port is open yet:
+// no frame passes before there are rules for it.
+func (e *Engine) openForwarding(rules Rules) (err error) {
 	if !e.cfg.forwards() {
 		return nil
 	}
-	rules, err := e.cfg.Rules.Read()
-	if err != nil {
-		return err
+	if e.cfg.Mode == Router {
+		if e.router, err = e.openRouter(); err != nil {
+			return err
+		}
+		for _, w := range e.workers {
+			w.routing = routing{
+				waiting: map[nextHop][]waitingFrame{}, resolve: e.router.mirror.Resolve, used: e.router.mirror.Used, inject: e.router.inject,
+			}
+		}
+		if _, err := e.setRoutes(e.router.latest()); err != nil {
+			return err
+		}
 	}
 	return e.SetRules(rules)
 }
@@ -110,14 +97,22 @@ func (l *logLimit) allow() bool {
 	return false
 }
 
+// say logs an error, but not the same one again and again.
+func (e *Engine) say(what string, err error) {
+	text := what + err.Error()
+	if last := e.said.Swap(&text); last == nil || *last != text {
+		e.log.Error(what, "error", err)
+	}
+}
+
 // logPacket logs a packet for a LOG or NFLOG rule.
 func (e *Engine) logPacket(l policy.Log, p *packet.Packet, in, out int) {
 	if !e.logs.allow() {
 		return
 	}
 	name := func(n int) string {
-		if names := e.names; n >= 0 && n < len(names) {
-			return names[n]
+		if names := e.names.Load(); names != nil && n >= 0 && n < len(*names) {
+			return (*names)[n]
 		}
 		return ""
 	}

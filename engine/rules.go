@@ -50,9 +50,14 @@ func (r Rules) all() []*syntax.Ruleset {
 	return slices.DeleteFunc([]*syntax.Ruleset{r.IPv4, r.IPv6}, func(s *syntax.Ruleset) bool { return s == nil })
 }
 
-// rulebook is the rules in force. Its mutex also orders changes of rules and routes.
+// rulebook is the rules and routes in force.
+//
+// Order of its locks: loading, applying, mu. None is held while anything is read from
+// or written to a client or a file, and the packet path takes none of them.
 type rulebook struct {
-	mu       sync.Mutex
+	loading  sync.Mutex // held by who changes rules, from reading those in force to their end
+	applying sync.Mutex // held by who gives the workers something new, so that all get the same last
+	mu       sync.Mutex // guards what follows, for no longer than it takes to read or write it
 	rules    Rules
 	program  *policy.Program
 	routes   *route.Table // nil: a bridge
@@ -60,22 +65,18 @@ type rulebook struct {
 }
 
 // interfaceNames returns the names that rules know interfaces by, by number.
-func (e *Engine) interfaceNames() (names []string) {
-	if e.mirror != nil {
-		for _, i := range e.mirror.interfaces {
-			names = append(names, i.Name)
-		}
-		return names
+func (e *Engine) interfaceNames() (all []string) {
+	if e.router != nil {
+		return names(e.router.mirror.Table())
 	}
 	for _, p := range e.ports {
-		names = append(names, p.ifi.Name)
+		all = append(all, p.ifi.Name)
 	}
-	return names
+	return all
 }
 
-// SetRules puts rules into force: from one batch of each shard to the next, for live
-// connections as well. If the error is not nil the rules before stay.
-func (e *Engine) SetRules(r Rules) error {
+// acceptable says why rules cannot be put into force in this mode.
+func (e *Engine) acceptable(r Rules) error {
 	if e.cfg.Mode == Tap {
 		return errors.New("mode tap forwards nothing, so there is nothing for rules to decide")
 	}
@@ -89,21 +90,44 @@ func (e *Engine) SetRules(r Rules) error {
 			}
 		}
 	}
-	e.book.mu.Lock()
-	defer e.book.mu.Unlock()
-	e.names = e.interfaceNames()
-	p, err := policy.Compile(r.IPv4, r.IPv6, e.names, e.book.program)
+	return nil
+}
+
+// SetRules puts rules into force: from one batch of each shard to the next, for live
+// connections as well. If the error is not nil the rules before stay.
+func (e *Engine) SetRules(r Rules) error {
+	return e.changeRules(func(Rules) Rules { return r })
+}
+
+// recompile compiles the rules in force for the interfaces that there are now.
+func (e *Engine) recompile() error {
+	return e.changeRules(func(now Rules) Rules { return now })
+}
+
+// changeRules puts what change makes of the rules in force into their place.
+func (e *Engine) changeRules(change func(now Rules) Rules) error {
+	b := &e.book
+	b.loading.Lock()
+	defer b.loading.Unlock()
+	b.mu.Lock()
+	now, before := b.rules, b.program
+	b.mu.Unlock()
+	r := change(now)
+	if err := e.acceptable(r); err != nil {
+		return err
+	}
+	names := e.interfaceNames()
+	p, err := policy.Compile(r.IPv4, r.IPv6, names, before)
 	if err != nil {
 		return err
 	}
-	if e.mirror != nil {
-		if err := e.mirror.interest(policy.LocalPorts(r.all()...)); err != nil {
+	if e.router != nil {
+		if err := e.router.interest(policy.LocalPorts(r.all()...)); err != nil {
 			return err
 		}
 	}
-	before := e.book.program
-	e.book.rules, e.book.program = r, p
-	if err := e.apply(); err != nil {
+	e.names.Store(&names)
+	if err := e.apply(func(b *rulebook) { b.rules, b.program = r, p }); err != nil {
 		return err
 	}
 	// Now no shard counts for the old ones any more.
@@ -113,45 +137,79 @@ func (e *Engine) SetRules(r Rules) error {
 	return nil
 }
 
-// apply gives all workers the rules and routes in force. The caller holds book.mu.
-func (e *Engine) apply() error {
+// setRoutes gives the workers other routes, and returns those that they had.
+func (e *Engine) setRoutes(t *route.Table) (old *route.Table, err error) {
+	err = e.apply(func(b *rulebook) { old, b.routes = b.routes, t })
+	return old, err
+}
+
+// apply changes the rules and routes in force, and gives them to all workers.
+func (e *Engine) apply(change func(*rulebook)) error {
 	b := &e.book
+	b.applying.Lock()
+	defer b.applying.Unlock()
+	b.mu.Lock()
+	change(b)
 	f := &shard.Forwarding{Rules: b.program, Routes: b.routes, Timeouts: b.timeouts, ErrorRate: e.cfg.ICMPRateLimit}
-	if !e.started.Load() {
-		for _, w := range e.workers {
-			w.setForwarding(f)
-		}
+	b.mu.Unlock()
+	if f.Rules == nil { // at the start: rules come soon
 		return nil
 	}
 	for _, w := range e.workers {
-		if err := e.ask(context.Background(), w, func(w *worker) bool { w.setForwarding(f); return true }); err != nil {
+		if !e.started.Load() {
+			w.setForwarding(f)
+			continue
+		}
+		var old *policy.Program
+		var counts []policy.Count
+		if err := e.ask(context.Background(), w, func(w *worker) bool { old, counts = w.setForwarding(f); return true }); err != nil {
 			return err
 		}
+		e.count(old, counts)
 	}
 	return nil
 }
 
-// settle adds to the rules what the shard has counted for them.
-func (w *worker) settle(p *policy.Program) {
-	counts := w.shard.Counts()
-	w.settled(p, counts)
-	clear(counts)
+// count adds what a worker has counted for a program.
+func (e *Engine) count(p *policy.Program, counts []policy.Count) {
+	if p == nil {
+		return
+	}
+	e.counting.Lock()
+	defer e.counting.Unlock()
+	p.AddCounts(counts)
 }
 
-// WriteRules prints the rules in force of a family, with their counters if asked.
+// settle returns what the shard has counted for its rules since it was asked last.
+func (w *worker) settle() (*policy.Program, []policy.Count) {
+	p := w.shard.Rules()
+	if p == nil {
+		return nil, nil
+	}
+	counts := slices.Clone(w.shard.Counts())
+	clear(w.shard.Counts())
+	return p, counts
+}
+
+// WriteRules prints the rules in force of a family, with their counters if asked. The
+// rules are those of one moment, however slowly out takes them.
 func (e *Engine) WriteRules(ctx context.Context, out io.Writer, f flow.Family, counters bool) error {
 	e.book.mu.Lock()
-	defer e.book.mu.Unlock()
-	if e.book.program == nil {
+	p := e.book.program
+	e.book.mu.Unlock()
+	if p == nil {
 		return nil
 	}
 	for _, w := range e.workers {
-		if err := e.ask(ctx, w, func(w *worker) bool { w.settle(e.book.program); return true }); err != nil {
+		var of *policy.Program
+		var counts []policy.Count
+		if err := e.ask(ctx, w, func(w *worker) bool { of, counts = w.settle(); return true }); err != nil {
 			return fmt.Errorf("reading counters: %w", err)
 		}
+		e.count(of, counts)
 	}
 	e.counting.Lock()
-	r := e.book.program.Ruleset(f)
+	r := p.Ruleset(f)
 	e.counting.Unlock()
 	if r == nil {
 		return nil
@@ -166,13 +224,12 @@ func (e *Engine) LoadRules(in io.Reader, name string, f flow.Family) error {
 	if err != nil {
 		return err
 	}
-	e.book.mu.Lock()
-	rules := e.book.rules
-	e.book.mu.Unlock()
-	if f == flow.IPv6 {
-		rules.IPv6 = rules.IPv6.With(r)
-	} else {
-		rules.IPv4 = rules.IPv4.With(r)
-	}
-	return e.SetRules(rules)
+	return e.changeRules(func(rules Rules) Rules {
+		if f == flow.IPv6 {
+			rules.IPv6 = rules.IPv6.With(r)
+		} else {
+			rules.IPv4 = rules.IPv4.With(r)
+		}
+		return rules
+	})
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/frag"
 	"github.com/xdpct/xdpct/packet"
-	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
 )
@@ -64,7 +63,6 @@ type worker struct {
 
 	forwards bool // there are rules, or routes
 	routing  routing
-	settled  func(*policy.Program, []policy.Count)
 
 	frags    *frag.Table[handed]
 	assembly assembly

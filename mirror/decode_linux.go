@@ -15,6 +15,7 @@ import (
 type link struct {
 	index, parent, master int
 	name, kind            string
+	typ                   uint16 // ARPHRD_*
 	flags                 uint32
 	mtu, group            int
 	mac                   []byte
@@ -38,6 +39,7 @@ func decodeLink(m message) (l link, ok bool) {
 	if len(m.body) < unix.SizeofIfInfomsg || m.body[0] != unix.AF_UNSPEC {
 		return l, false // AF_BRIDGE tells of a port of a bridge
 	}
+	l.typ = binary.NativeEndian.Uint16(m.body[2:])
 	l.index = int(int32(binary.NativeEndian.Uint32(m.body[4:])))
 	l.flags = binary.NativeEndian.Uint32(m.body[8:])
 	for typ, v := range attributes(m.body[unix.SizeofIfInfomsg:]) {
@@ -59,6 +61,25 @@ func decodeLink(m message) (l link, ok bool) {
 		}
 	}
 	return l, l.index > 0
+}
+
+// fixedNeighbour returns the Ethernet address that every neighbour on a link has,
+// because its device resolves none (arp_constructor, ndisc_constructor): its own with
+// IFF_NOARP, that of broadcast on a point-to-point link, and none where packets begin
+// with their IP header. ok is false where neighbours are resolved.
+func (l *link) fixedNeighbour() (mac [6]byte, ok bool) {
+	switch l.typ {
+	case unix.ARPHRD_NONE, unix.ARPHRD_PPP, unix.ARPHRD_TUNNEL, unix.ARPHRD_TUNNEL6, unix.ARPHRD_SIT, unix.ARPHRD_RAWIP:
+		return mac, true
+	}
+	switch {
+	case l.flags&(unix.IFF_NOARP|unix.IFF_LOOPBACK) != 0:
+		copy(mac[:], l.mac)
+		return mac, true
+	case l.flags&unix.IFF_POINTOPOINT != 0:
+		return [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, true
+	}
+	return mac, false
 }
 
 func (l *link) decodeInfo(b []byte) {

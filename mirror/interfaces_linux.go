@@ -89,8 +89,8 @@ func (m *Mirror) place(s *linkState) (fresh []int) {
 		}
 		n := slices.IndexFunc(m.slots, func(s slot) bool { return s.port == port && s.vlan == l.vlan })
 		if n < 0 {
-			if n = len(m.slots); n == maxSlots {
-				m.say("there are too many interfaces: VLANs are left to the kernel", "interface", l.name, "most", maxSlots)
+			if n = len(m.slots); m.cfg.MaxInterfaces != 0 && n >= m.cfg.MaxInterfaces {
+				m.say("there are too many interfaces: VLANs are left to the kernel", "interface", l.name, "most", m.cfg.MaxInterfaces)
 				continue
 			}
 			m.slots = append(m.slots, slot{port: port, vlan: l.vlan})
@@ -125,6 +125,7 @@ func (m *Mirror) describe(s *linkState, n int) (i route.Interface) {
 	}
 	i.Name, i.Up, i.MTU, i.Group = l.name, l.up(), l.mtu, l.group
 	copy(i.MAC[:], l.mac)
+	i.Neighbour, i.Fixed = l.fixedNeighbour()
 	i.Addrs = s.addrs[at.index]
 	if master, ok := s.links[l.master]; ok {
 		i.VRF = master.vrf
@@ -185,7 +186,7 @@ func (m *Mirror) applyNeighbour(n neighbour) {
 		return
 	}
 	e.state, e.mac = n.state, n.mac
-	m.edit().SetNeighbour(number, n.addr, route.Neighbour{MAC: n.mac, ID: e.id})
+	m.edit().PutNeighbour(number, n.addr, route.Neighbour{MAC: n.mac, ID: e.id})
 }
 
 func (m *Mirror) newID(k neighbourKey) uint32 {

@@ -30,6 +30,8 @@ type Config struct {
 	// InNamespace runs a function on a thread in the network namespace that is
 	// mirrored.
 	InNamespace func(func() error) error
+	// MaxInterfaces bounds the interfaces, VLANs included; 0: there is no limit.
+	MaxInterfaces int
 	// MaxNeighbours bounds the neighbours of a family; 0: as the kernel bounds them
 	// (gc_thresh3).
 	MaxNeighbours int

@@ -64,9 +64,6 @@ type slot struct {
 	vlan  uint16
 }
 
-// maxSlots is how many interfaces there can be.
-const maxSlots = 255
-
 // suspects are links and addresses with which routes may have gone in silence.
 type suspects struct {
 	links       map[int]bool

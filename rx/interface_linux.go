@@ -3,7 +3,6 @@ package rx
 import (
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 
 	"github.com/safchain/ethtool"
@@ -95,25 +94,6 @@ func partial(l netlink.Link, all []netlink.Link) bool {
 	}
 	// A device on no bus is software. (Kernels before 5.14 name no bus: all count as that.)
 	return a.ParentDevBus == "" || a.ParentDevBus == "virtio" || a.ParentDevBus == "xen"
-}
-
-// FixedNeighbour returns the Ethernet address that every neighbour on a link has,
-// because its device resolves none (arp_constructor, ndisc_constructor): its own with
-// IFF_NOARP, that of broadcast on a point-to-point link. ok is false where neighbours
-// are resolved. On a link without a link header there is no address, and ok is true.
-func FixedNeighbour(l netlink.Link) (mac [6]byte, ok bool) {
-	a := l.Attrs()
-	const noARP = 0x80 // IFF_NOARP
-	switch {
-	case NoLink(l):
-		return mac, true
-	case a.RawFlags&noARP != 0 || a.Flags&net.FlagLoopback != 0:
-		copy(mac[:], a.HardwareAddr)
-		return mac, true
-	case a.Flags&net.FlagPointToPoint != 0:
-		return [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, true
-	}
-	return mac, false
 }
 
 // FrameLen returns the longest frame of the interface: the MTU, and, if it has link

@@ -1,0 +1,207 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/mirror"
+	"github.com/xdpct/xdpct/nat"
+	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/route"
+	"github.com/xdpct/xdpct/shard"
+)
+
+// router is what mode router has besides rules: the mirror of the kernel's routing
+// state, and what it shares with the host.
+type router struct {
+	e      *Engine
+	mirror *mirror.Mirror
+	nl     *netlink.Handle
+	tun    *tun
+	opened chan struct{} // a port has a new XDP program
+
+	mu   sync.Mutex // guards host; what it tells the XDP programs is told under it
+	host hostState
+}
+
+// openRouter reads the kernel's state. It refuses if that cannot be followed.
+func (e *Engine) openRouter() (r *router, err error) {
+	r = &router{e: e, opened: make(chan struct{}, 1)}
+	r.host = hostState{wanted: &nat.PortSet{}, told: make([]told, len(e.ports))}
+	cfg := mirror.Config{Log: e.log, InNamespace: e.inNamespace, MaxInterfaces: policy.MaxInterfaces}
+	for _, p := range e.ports {
+		cfg.Ports = append(cfg.Ports, mirror.Port{Name: p.ifi.Name, Index: p.ifi.Index})
+	}
+	if r.mirror, err = mirror.Open(cfg); err != nil {
+		return r, err
+	}
+	err = e.inNamespace(func() (err error) {
+		if r.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_INET_DIAG); err != nil {
+			return fmt.Errorf("opening netlink: %w", err)
+		}
+		if r.host.free, err = r.freePorts(); err != nil {
+			return err
+		}
+		r.warn()
+		r.tun, err = openTUN(r.nl)
+		return err
+	})
+	return r, err
+}
+
+func (r *router) close() (err error) {
+	if r.mirror != nil {
+		err = r.mirror.Close()
+	}
+	if r.nl != nil {
+		r.nl.Close()
+	}
+	if r.tun != nil {
+		err = errors.Join(err, r.tun.file.Close())
+	}
+	return err
+}
+
+// warn says what of the host's settings does not go with a router. It runs in the
+// namespace.
+func (r *router) warn() {
+	for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		if b, err := os.ReadFile("/proc/sys/net/" + name); err == nil && len(b) > 0 && b[0] != '0' {
+			r.e.log.Warn("the kernel forwards packets, too: what does not pass xdpct passes no rules of its", "sysctl", "net."+name,
+				"mend", "sysctl -w net."+name+"=0")
+		}
+	}
+}
+
+// latest returns the kernel's state of now, as the workers get it.
+func (r *router) latest() *route.Table {
+	t := r.mirror.Table().Clone()
+	r.mu.Lock()
+	t.Ports = r.host.free
+	r.mu.Unlock()
+	return t
+}
+
+// names returns the names of the interfaces of a Table.
+func names(t *route.Table) (names []string) {
+	for _, i := range t.Interfaces {
+		names = append(names, i.Name)
+	}
+	return names
+}
+
+// portOpened says that a port has a new XDP program, which knows nothing of the host.
+// It never blocks.
+func (r *router) portOpened() {
+	select {
+	case r.opened <- struct{}{}:
+	default:
+	}
+}
+
+// follow gives the workers and the XDP programs what the mirror and the host have,
+// until the engine stops.
+func (r *router) follow() {
+	e := r.e
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		var err error
+		select {
+		case <-e.stopping:
+			return
+		case <-r.mirror.Changed():
+			err = r.adopt()
+		case <-r.opened:
+			err = r.tell()
+		case <-tick.C:
+			err = r.poll()
+		}
+		if err != nil && !errors.Is(err, errStopped) {
+			e.say("following the kernel's routes", err)
+		}
+	}
+}
+
+// adopt puts the newest Table into force. If interfaces have new names the rules are
+// compiled for them; until that is done they know those that they knew.
+func (r *router) adopt() error {
+	e := r.e
+	t := r.latest()
+	old, err := e.setRoutes(t)
+	if err != nil {
+		return err
+	}
+	if old == nil || !slices.Equal(names(old), names(t)) {
+		e.helpers.Go(func() {
+			if err := e.recompile(); err != nil && !errors.Is(err, errStopped) {
+				e.say("compiling the rules for new interfaces", err)
+			}
+		})
+	}
+	return errors.Join(r.tell(), r.forget(old, t))
+}
+
+// poll looks at what nobody tells of: ports that the host's programs use.
+func (r *router) poll() error {
+	var free *nat.PortSet
+	err := r.e.inNamespace(func() (err error) {
+		r.tun.admit()
+		free, err = r.freePorts()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	same := *free == *r.host.free
+	if !same {
+		r.host.free = free
+	}
+	r.mu.Unlock()
+	if same {
+		return nil
+	}
+	if _, err := r.e.setRoutes(r.latest()); err != nil {
+		return err
+	}
+	return r.tell()
+}
+
+// forget removes connections that are masqueraded with an address that is gone, or
+// leave by an interface that is down (nf_nat_masquerade's notifiers).
+func (r *router) forget(old, now *route.Table) error {
+	if old == nil {
+		return nil
+	}
+	had := map[netip.Addr]bool{}
+	for a := range old.LocalAddrs {
+		had[a] = true
+	}
+	for a := range now.LocalAddrs {
+		delete(had, a)
+	}
+	down := map[int]bool{}
+	for n := range min(len(old.Interfaces), len(now.Interfaces)) {
+		if a, b := &old.Interfaces[n], &now.Interfaces[n]; a.Up && (!b.Up || a.Index != b.Index) {
+			down[n] = true
+		}
+	}
+	if len(had) == 0 && len(down) == 0 {
+		return nil
+	}
+	return r.e.walk(context.Background(), func(s *shard.Shard, entry uint32, c *flow.Conn) bool {
+		out, addr, ok := s.Masqueraded(entry)
+		return ok && (down[out] || had[addr.Netip(c.Key.L4.Family())])
+	}, func() error { return nil })
+}
