@@ -229,13 +229,25 @@ func (e *Engine) inNamespace(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlock: the thread dies
-		if err := netns.Set(e.ns); err != nil {
+		if err := enter(e.ns); err != nil {
 			done <- fmt.Errorf("entering the network namespace: %w", err)
 			return
 		}
 		done <- f()
 	}()
 	return <-done
+}
+
+// enter brings the thread into a network namespace. A thread that is there already needs
+// no privilege for it (CAP_SYS_ADMIN).
+func enter(ns netns.NsHandle) error {
+	if here, err := netns.Get(); err == nil {
+		defer here.Close()
+		if here.Equal(ns) {
+			return nil
+		}
+	}
+	return netns.Set(ns)
 }
 
 func (e *Engine) checkPort(p *port) error {

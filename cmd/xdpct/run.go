@@ -75,7 +75,7 @@ type openFunc func(engine.Config, *slog.Logger) (*engine.Engine, error)
 // open makes the engine; ready, if not nil, is called when frames flow.
 func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFunc, ready func()) (err error) {
 	if os.Geteuid() != 0 {
-		log.Warn("not running as root: this works only with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW")
+		log.Warn("not running as root: this works only with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW, and CAP_IPC_LOCK or a limit on locked memory that is high enough")
 	}
 	l, err := control.Listen(ctx, cfg.Control)
 	if err != nil {
