@@ -17,6 +17,7 @@ import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/perf/netlab"
+	"github.com/xdpct/xdpct/rx"
 )
 
 // newHosts makes hosts as they come and an engine between them.
@@ -321,6 +322,63 @@ func TestPortWithFewQueues(t *testing.T) {
 				}
 				if n == 0 {
 					t.Errorf("no connection was shard %d's", i)
+				}
+			}
+		})
+	}
+}
+
+// bridgeRules are those of a filtering bridge: the left side may begin connections.
+const bridgeRules = `*filter
+:FORWARD DROP [0:0]
+-A FORWARD -m conntrack --ctstate INVALID -j DROP
+-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED,UNTRACKED -j ACCEPT
+-A FORWARD -i left -j ACCEPT
+COMMIT
+`
+
+// TestFilteringBridgeOfHosts filters between two hosts as they come. Their first frames
+// are ARP requests of 42 bytes, since veth does not pad, and neighbour solicitations; and
+// nothing of what their stacks do by themselves hurts.
+func TestFilteringBridgeOfHosts(t *testing.T) {
+	for _, o := range []struct {
+		name string
+		netlab.HostsOptions
+		xdp rx.XDPMode
+	}{
+		{"veth", netlab.HostsOptions{}, rx.ModeAuto},
+		{"generic", netlab.HostsOptions{}, rx.ModeGeneric},
+		{"queues", netlab.HostsOptions{Queues: 2}, rx.ModeAuto},
+		{"bridge", netlab.HostsOptions{Left: netlab.LinuxBridge}, rx.ModeAuto},
+		{"bridges", netlab.HostsOptions{Left: netlab.LinuxBridge, Right: netlab.LinuxBridge}, rx.ModeAuto},
+	} {
+		t.Run(o.name, func(t *testing.T) {
+			h, _ := newHosts(t, o.HostsOptions, bridgeRules, bridgeRules, func(c *Config) { c.XDP = o.xdp })
+			for _, addr := range []string{netlab.PeerIP, netlab.PeerIP6} {
+				serveTCP(t, h.Right, net.JoinHostPort(addr, "80"))
+				c, _ := dial(t, h.Left, net.JoinHostPort(addr, "80"))
+				echo(t, c, 1<<20)
+				echoUDP(t, h.Left, h.Right, netip.AddrPortFrom(netip.MustParseAddr(addr), 7), 4000)
+			}
+			serveTCP(t, h.Left, netlab.LeftIP+":80")
+			var refused net.Conn
+			if err := h.Right.Do(func() (err error) {
+				refused, err = net.DialTimeout("tcp", netlab.LeftIP+":80", 500*time.Millisecond)
+				return err
+			}); err == nil {
+				refused.Close()
+				t.Error("the right side could begin a connection")
+			}
+			for _, v := range []struct{ network, listen, to string }{
+				{"ip4:icmp", "0.0.0.0", netlab.PeerIP}, {"ip6:ipv6-icmp", "::", netlab.PeerIP6},
+			} {
+				var c *icmp.PacketConn
+				if err := h.Left.Do(func() (err error) { c, err = icmp.ListenPacket(v.network, v.listen); return err }); err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				if got := ping(t, c, &net.IPAddr{IP: net.ParseIP(v.to)}, 64); got != v.to {
+					t.Errorf("%s answers a ping to %s", got, v.to)
 				}
 			}
 		})
