@@ -249,6 +249,20 @@ func (c *Conn) Tuple(d Direction, x *Extra) Tuple {
 	return c.Key.Oriented(uint8(d) == c.Flip)
 }
 
+// SetFlip says whether the original direction runs from Key.Dst to Key.Src. If the two
+// tuples are equal all packets but the first are replies, as in the kernel, which finds
+// the tuple that it has put into its table last.
+func (c *Conn) SetFlip(flipped bool) {
+	c.Flip = 0
+	if flipped {
+		c.Flip = 1
+	} else if c.Key.Src == c.Key.Dst {
+		if inverse, _ := c.Key.Invert(); inverse == c.Key {
+			c.Flip = 1
+		}
+	}
+}
+
 // Oriented returns t as it is, or its inverse.
 func (t Tuple) Oriented(asIs bool) Tuple {
 	if !asIs {

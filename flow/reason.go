@@ -116,6 +116,8 @@ const (
 	ReasonSourceRoute     // an IPv4 source route, which is not followed (accept_source_route)
 	ReasonHopByHop        // a malformed IPv6 hop-by-hop header, or one with too much padding or too many options
 	ReasonHopByHopUnknown // an IPv6 hop-by-hop option that is not known here says that the packet is to be dropped
+	ReasonNATRedirect     // an ICMP redirect about a translated connection: it names a router on another link
+	ReasonNATTooShort     // less than eight bytes of transport header, of the packet or of what it quotes, so that it cannot be translated
 	ReasonLocalRedirect   // translated to an address of this host, whose answers would not be translated back
 
 	// Counted by the XDP program, before user space sees the frame.
@@ -210,6 +212,8 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonSourceRoute:       {"ip_source_route", "an IPv4 source route, which is not followed (accept_source_route)"},
 	ReasonHopByHop:          {"ipv6_hop_by_hop", "a malformed IPv6 hop-by-hop header, or one with too much padding or too many options"},
 	ReasonHopByHopUnknown:   {"ipv6_hbh_option", "an IPv6 hop-by-hop option that is not known here says that the packet is to be dropped"},
+	ReasonNATRedirect:       {"nat_redirect", "an ICMP redirect about a translated connection: it names a router on another link"},
+	ReasonNATTooShort:       {"nat_too_short", "less than eight bytes of transport header, of the packet or of what it quotes, so that it cannot be translated"},
 	ReasonLocalRedirect:     {"local_redirect", "translated to an address of this host, whose answers would not be translated back"},
 	ReasonXDPNoSocket:       {"xdp_no_socket", "no AF_XDP socket serves the receive queue"},
 	ReasonFillRingEmpty:     {"fill_ring_empty", "no free chunk was there to receive into"},

@@ -62,6 +62,13 @@ func (p *Packet) Quote() Header {
 	return h
 }
 
+// IsRedirect reports whether an ICMP error is a redirect. Valid iff Kind is Error.
+func (p *Packet) IsRedirect() bool {
+	const icmpRedirect = 5
+	typ := p.Frame[p.L4]
+	return p.Family == flow.IPv4 && typ == icmpRedirect || p.Family == flow.IPv6 && typ == icmp6Redirect
+}
+
 // sum returns where the transport checksum is, nil if there is none to update.
 func (h Header) sum() []byte {
 	at, least := 0, 0

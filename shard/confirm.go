@@ -60,7 +60,7 @@ func (s *Shard) confirm(t *transit) flow.Reason {
 func (s *Shard) takeOver(t *transit) {
 	view, u := &t.view, &t.un
 	timeouts := s.forward.Timeouts[view.Timeout]
-	if view.ConnMark == 0 && !view.Counted && view.Helper == 0 && timeouts == 0 {
+	if view.ConnMark == 0 && !view.Counted && view.Helper == 0 && timeouts == 0 && !u.conn.Extended() {
 		return
 	}
 	u.extend()
@@ -94,7 +94,11 @@ func (s *Shard) writeBack(t *transit) {
 // uncount tells rules that count connections that entry i is none any more.
 func (s *Shard) uncount(i uint32, c *flow.Conn) {
 	x := s.table.Extra(i)
-	if x == nil || !x.Counted || s.forward.Forwarding == nil {
+	if x == nil || !x.Counted {
+		return
+	}
+	x.Counted = false
+	if s.forward.Forwarding == nil {
 		return
 	}
 	s.forward.Rules.Gone(c.Tuple(flow.Original, x))

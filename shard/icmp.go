@@ -74,6 +74,11 @@ func (s *Shard) sendError(t *transit, e icmpError) {
 			return
 		}
 		self = hop.Src
+		if p.Family == flow.IPv6 { // icmp6_send: an address of the interface that the packet came by
+			if in, ok := f.Routes.Interfaces[p.In].Source(flow.IPv6, to.Netip(flow.IPv6)); ok {
+				self = in
+			}
+		}
 	}
 	typ := e.of(p.Family)
 	if d, ok := p.AppendError(nil, self, typ.typ, typ.code, e.info, &packet.Options{}, nil); ok {

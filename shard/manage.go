@@ -101,9 +101,7 @@ func (s *Shard) Create(r flow.Record) error {
 	var u unconfirmed
 	c, x := &u.conn, &u.extra
 	*c = flow.Conn{Key: key, Status: r.Status & (settable | flow.Expected), State: r.State, Expires: s.in(r.Timeout)}
-	if flipped {
-		c.Flip = 1
-	}
+	c.SetFlip(flipped)
 	if r.Orig.L4.Proto() == flow.SCTP {
 		c.SetSCTP(flow.SCTPTrack{VTag: r.VTag})
 	}

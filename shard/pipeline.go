@@ -102,7 +102,8 @@ func (s *Shard) finish(t *transit, reason flow.Reason) {
 	if reason != flow.NoReason {
 		t.v.refuse(reason)
 	}
-	if t.ref.at == begun && t.view.Counted { // it did not come into the table
+	if t.view.Counted && (t.ref.at == begun || t.ref.at == ended) {
+		// It did not come into the table, or rules saw it when it was gone.
 		s.forward.Rules.Gone(t.un.conn.Tuple(flow.Original, &t.un.extra))
 	}
 	if s.specialises(t) {

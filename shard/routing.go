@@ -1,6 +1,8 @@
 package shard
 
 import (
+	"net/netip"
+
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
@@ -51,7 +53,8 @@ func (s *Shard) routeInput(t *transit) flow.Reason {
 func (s *Shard) validateSource(t *transit) flow.Reason {
 	src, dst, f, in := t.routed.src, t.routed.dst, t.p.Family, t.p.In
 	routes := s.forward.Routes
-	if martian(src, dst, f) || routes.KindOf(src, f, -1) == route.Local {
+	// An IPv6 source is not looked up: even an address of the router is forwarded.
+	if martian(src, dst, f) || f == flow.IPv4 && routes.KindOf(src, f, -1) == route.Local {
 		return flow.ReasonMartian
 	}
 	if f == flow.IPv4 && in < len(routes.Interfaces) {
@@ -69,9 +72,8 @@ func martian(src, dst flow.Addr, f flow.Family) bool {
 	if f == flow.IPv6 {
 		return s.IsMulticast() || s.IsLoopback() || d.IsLoopback() || s.IsUnspecified()
 	}
-	a, b := s.As4(), d.As4()
-	return s.IsMulticast() || a[0] == 127 || a[0] == 0 || a[0] >= 240 || b[0] == 127 || b[0] == 0 ||
-		b[0] >= 240 && b != [4]byte{255, 255, 255, 255}
+	limited := netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	return s.IsMulticast() || s.IsLoopback() || s.IsUnspecified() || s == limited || d.IsLoopback() || d.IsUnspecified()
 }
 
 // ipForward makes the checks of ip_forward and ip6_forward, before the rules for

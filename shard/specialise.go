@@ -10,7 +10,7 @@ import (
 // path is what is known of one direction of a connection; eight bytes for both, since
 // every packet reads one.
 type path struct {
-	code uint16 // in codes; 0: not known
+	code uint16 // in codes
 	hop  uint16 // in hops, plus their base; what is before that is stale
 }
 
@@ -21,9 +21,15 @@ const maxCodes = 1<<16 - 1
 // codes are the rules as they are for packets of known connections, each different
 // one once.
 type codes struct {
-	all   []*policy.Code // the first is nil: none
+	all   []*policy.Code // those of unknownCode and tooLong are nil
 	index map[string]uint16
 }
+
+// Numbers of no code.
+const (
+	unknownCode = iota // it has not been made yet
+	tooLong            // it would be too long: packets walk the rules, and it is not tried again
+)
 
 // add returns the number of a code, by the key that tells it from others.
 func (c *codes) add(code *policy.Code, key []byte) uint16 {
@@ -38,7 +44,7 @@ func (c *codes) add(code *policy.Code, key []byte) uint16 {
 
 // clear forgets all codes.
 func (c *codes) clear() {
-	c.all, c.index = []*policy.Code{nil}, map[string]uint16{}
+	c.all, c.index = []*policy.Code{unknownCode: nil, tooLong: nil}, map[string]uint16{}
 }
 
 // code returns the code of a path for packets from an interface, nil if there is
@@ -81,13 +87,17 @@ func (s *Shard) shortcut(p *packet.Packet, v *Verdict, entry uint32) bool {
 			return false
 		}
 	}
+	c := s.table.Conn(entry)
+	translated := c.Status&(flow.SrcNAT|flow.DstNAT) != 0
+	if translated && !manipulable(p.Header(), p) {
+		return false
+	}
 	code.Count(p.Len)
 	if code.Verdict == policy.Drop {
 		v.Action, v.Reason = Drop, flow.ReasonRule
 		return true
 	}
-	c := s.table.Conn(entry)
-	if c.Status&(flow.SrcNAT|flow.DstNAT) != 0 {
+	if translated {
 		s.rewrite(p, c, s.table.Extra(entry), v.Dir)
 	}
 	v.Out = code.Out
@@ -103,7 +113,7 @@ func (s *Shard) shortcut(p *packet.Packet, v *Verdict, entry uint32) bool {
 // the one that began its connection.
 func (s *Shard) specialises(t *transit) bool {
 	return t.code == nil && t.ref.at == inTable && t.view.Conn != &t.un.conn && t.p.Kind == packet.Data &&
-		t.view.Out >= 0 && len(s.forward.codes.all) < maxCodes
+		t.view.Out >= 0 && len(s.forward.codes.all) < maxCodes && s.forward.paths[t.ref.entry][t.v.Dir].code != tooLong
 }
 
 // specialise makes code of the rules for packets like that of t.
@@ -120,7 +130,9 @@ func (s *Shard) specialise(t *transit) {
 	for _, h := range [...]policy.Hook{policy.MangleForward, policy.FilterForward, policy.SecurityForward, policy.ManglePostrouting} {
 		sp.Hook(f.Rules, h, view)
 	}
+	number := uint16(tooLong)
 	if code, key, ok := sp.End(); ok {
-		f.paths[t.ref.entry][t.v.Dir].code = f.codes.add(code, key)
+		number = f.codes.add(code, key)
 	}
+	f.paths[t.ref.entry][t.v.Dir].code = number
 }

@@ -189,9 +189,7 @@ func (s *Shard) beginAtOnce(p *packet.Packet, v *Verdict) connRef {
 func (s *Shard) initConn(p *packet.Packet, v *Verdict, u *unconfirmed) (ok bool) {
 	c, trackers := &u.conn, &s.cfg.L4
 	*c, u.zone = flow.Conn{Key: p.Key}, Zone{}
-	if p.Flipped {
-		c.Flip = 1
-	}
+	c.SetFlip(p.Flipped)
 	if len(s.cfg.Zones) > 0 {
 		u.zone = s.cfg.Zones[p.Zone.Zone]
 		trackers = s.policy(u.zone.Policy)

@@ -149,6 +149,9 @@ func (t *transit) AddrType(a flow.Addr, f flow.Family, dev int) policy.AddrTypes
 // PathMTU implements policy.Env.
 func (t *transit) PathMTU(a flow.Addr, f flow.Family) int {
 	if routes := t.s.forward.Routes; routes != nil {
+		if t.hasHop && a == t.routed.dst { // dst_mtu: where this packet goes, whatever made it go there
+			return t.hop.MTU
+		}
 		if h := routes.Lookup(route.Key{Family: f, Dst: a, In: -1}); h.Kind == route.Unicast && h.MTU > 0 {
 			return h.MTU
 		}

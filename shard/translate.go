@@ -58,6 +58,9 @@ func (s *Shard) natPostrouting(t *transit) flow.Reason {
 // natHook is nf_nat_inet_fn: a connection that begins gets its mapping, and the packet
 // is rewritten.
 func (s *Shard) natHook(t *transit, m manip) flow.Reason {
+	if t.p.Kind == packet.Error && t.p.IsRedirect() && t.status()&(flow.SrcNAT|flow.DstNAT) != 0 {
+		return flow.ReasonNATRedirect
+	}
 	if t.ref.at == begun {
 		if r := s.natSetup(t, m); r != flow.NoReason {
 			return r
@@ -191,13 +194,30 @@ func (s *Shard) manipPacket(t *transit, m manip) flow.Reason {
 		return flow.NoReason
 	}
 	if t.p.Kind == packet.Error {
+		if !manipulable(t.p.Quote(), t.p) {
+			return flow.ReasonNATTooShort
+		}
 		nat.Error(t.p, c, x, t.v.Dir, m.source())
 	} else {
+		if !manipulable(t.p.Header(), t.p) {
+			return flow.ReasonNATTooShort
+		}
 		to := nat.Target(c, x, t.v.Dir)
 		nat.Packet(t.p, &to, m.source())
 	}
 	t.see(endpointsOf(t.p), t.view.Out)
 	return flow.NoReason
+}
+
+// manipulable reports whether as much of a transport header is there as translation
+// writes to (skb_ensure_writable in l4proto_manip_pkt): h is that of p, or of the packet
+// that p quotes.
+func manipulable(h packet.Header, p *packet.Packet) bool {
+	switch h.Proto {
+	case flow.TCP, flow.UDP, flow.UDPLite, flow.SCTP, flow.ICMP, flow.ICMPv6, flow.GRE:
+		return h.L4+8 <= int(p.L3)+int(p.Len)
+	}
+	return true
 }
 
 // rewrite translates both ends of a packet of a connection.

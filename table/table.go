@@ -41,6 +41,8 @@ type Table struct {
 	free   uint32 // first of the list of entries that were
 	queue  queue
 
+	twoKeyed int // connections with two keys
+
 	// Stats are counted since New. The owner may read them between calls.
 	Stats Stats
 }
@@ -175,6 +177,10 @@ func (t *Table) Insert(c *flow.Conn, x *flow.Extra, hash uint64, now flow.Millis
 		if _, taken := t.Find(&x.Reply, x.ReplyFlip == 1, x.Reply.Hash(t.secret), now); taken {
 			return 0, ErrClash
 		}
+	} else if t.twoKeyed > 0 { // only such a one may have the inverse of its tuple, and not the tuple
+		if _, taken := t.Find(&c.Key, c.Flip == 0, hash, now); taken {
+			return 0, ErrClash
+		}
 	}
 	if t.count == len(t.conns) && !t.evict() {
 		return 0, ErrFull
@@ -197,6 +203,9 @@ func (t *Table) Insert(c *flow.Conn, x *flow.Extra, hash uint64, now flow.Millis
 	e.Status |= flow.Confirmed
 	if c.Extended() {
 		t.extra[i] = *x
+	}
+	if c.TwoKeyed() {
+		t.twoKeyed++
 	}
 	if e.Status&flow.Assured == 0 {
 		t.queue.push(t.conns, i)
@@ -296,6 +305,7 @@ func (t *Table) drop(i uint32, hash uint64, why Cause) {
 	t.displace(hash, i)
 	if c.TwoKeyed() {
 		t.displaceReply(i)
+		t.twoKeyed--
 	}
 	t.count--
 	t.release(i)

@@ -90,6 +90,10 @@ func (t *Tracker) remove(c *Connection) {
 	delete(t.conns, c.reply)
 }
 
+// isReply reports whether a packet that is not the first has the direction of replies:
+// all have, if the two tuples are equal.
+func (c *Connection) isReply(t tuple) bool { return t != c.orig || c.orig == c.reply }
+
 func (c *Connection) verdict(state string, reply bool) Verdict {
 	v := Verdict{State: state, Known: true, Reply: reply, Seen: c.seen, Assured: c.assured, Expires: c.expires}
 	if c.tcp != nil {
@@ -116,13 +120,13 @@ func (t *Tracker) Datagram(now int64, d []byte) Verdict {
 		if c == nil || p.outerDst != p.tuple.dst {
 			return Verdict{State: "INVALID"}
 		}
-		return c.verdict("RELATED", p.tuple != c.orig)
+		return c.verdict("RELATED", c.isReply(p.tuple))
 	}
 	c := t.find(p.tuple, now)
 	if c == nil {
 		return t.begin(now, p)
 	}
-	reply := p.tuple != c.orig
+	reply := c.isReply(p.tuple)
 	state := "NEW"
 	if reply || c.seen {
 		state = "ESTABLISHED"

@@ -1,0 +1,278 @@
+package shard
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/xdpct/xdpct/expect"
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/l4"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/route"
+)
+
+func tcp(src, dst netip.Addr, sport, dport uint16, seq uint32, flags packet.TCPFlags) []byte {
+	return packet.AppendTCP(nil, packet.IP{Src: src, Dst: dst}, sport, dport, packet.Segment{Seq: seq, Flags: flags, Window: 1000})
+}
+
+// TestConnlimitForgetsWhatEnds: a connection that its own packet ends, which rules see
+// afterwards, is not counted for ever.
+func TestConnlimitForgetsWhatEnds(t *testing.T) {
+	b := newNATBox(t, "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -p tcp -m connlimit --connlimit-above 3 -j DROP\n-A FORWARD -j ACCEPT\nCOMMIT\n")
+	for i := range uint16(50) {
+		if out, v := b.pass(inside, tcp(clientIP, serverIP, 4000+i, 80, 1, packet.SYN)); out == nil {
+			t.Fatalf("connection %d: %v, with %d in the table", i, v.Reason, b.Len())
+		}
+		if _, v := b.pass(inside, tcp(clientIP, serverIP, 4000+i, 80, 2, packet.RST)); v.Action != Accept || !v.Conn {
+			t.Fatalf("its RST: %v %v", v.Action, v.Reason)
+		}
+		if b.Len() != 0 {
+			t.Fatalf("the RST did not end connection %d", i)
+		}
+	}
+}
+
+// TestReplyTuplesAreUnique: a connection with one key does not get the reply tuple of a
+// translated one that lives on after its rules have gone. In the kernel that is a clash
+// (insert_failed).
+func TestReplyTuplesAreUnique(t *testing.T) {
+	b := newNATBox(t, "*nat\n-A PREROUTING -p udp --dport 8080 -j DNAT --to-destination 10.2.0.1:80\nCOMMIT\n")
+	b.pass(inside, udp(clientIP, publicIP, 4000, 8080))
+	b.setRules(t, "")
+	if out, v := b.pass(inside, udp(clientIP, serverIP, 4000, 80)); out != nil || v.Reason != flow.ReasonClash {
+		t.Fatalf("the direct flow: %v %v", v.Action, v.Reason)
+	}
+	back, _ := b.pass(outside, udp(serverIP, clientIP, 80, 4000))
+	if from, _ := ends(t, back); from.String() != "192.0.2.1:8080" {
+		t.Errorf("the answer comes from %v", from)
+	}
+	if _, v := b.pass(inside, udp(clientIP, serverIP, 4001, 80)); v.Action != Accept || b.Len() != 2 {
+		t.Errorf("another flow: %v %v", v.Action, v.Reason)
+	}
+}
+
+// TestEqualTuples: a connection whose two tuples are equal begins in the original
+// direction, and whatever comes later is a reply (the kernel finds the tuple that it
+// has put into its table last).
+func TestEqualTuples(t *testing.T) {
+	b := newNATBox(t, "")
+	for i, want := range []struct {
+		state flow.State
+		dir   flow.Direction
+	}{{flow.New, flow.Original}, {flow.Established, flow.Reply}, {flow.Established, flow.Reply}} {
+		if _, v := b.pass(inside, udp(clientIP, clientIP, 7, 7)); v.State != want.state || v.Dir != want.dir {
+			t.Errorf("packet %d: %v %v", i, v.State, v.Dir)
+		}
+	}
+	p := newPairing(t, nil)
+	for i := range 3 {
+		if diff := p.step(udp(clientIP, clientIP, 7, 7)); diff != "" {
+			t.Errorf("packet %d: %s", i, diff)
+		}
+	}
+}
+
+// TestMarkOfAChild: a rule can take the mark from a child of a marked connection.
+func TestMarkOfAChild(t *testing.T) {
+	secret := flow.Secret{1, 2, 3, 4, 5, 6, 7}
+	s, err := New(Config{
+		L4: l4.Linux(), MaxConns: 1 << 10, Forwards: true, Translates: true, Secret: secret, Expect: expect.New(10, &secret),
+	}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	b := &natBox{Shard: s}
+	b.setRules(t, "*mangle\n-A PREROUTING -p udp --dport 53 -j CONNMARK --set-mark 7\n-A PREROUTING -p udp --dport 99 -j CONNMARK --set-mark 0\nCOMMIT\n")
+	b.pass(inside, udp(clientIP, serverIP, 4000, 53))
+	b.pass(outside, udp(serverIP, clientIP, 53, 4000))
+	var master flow.Tuple
+	b.Walk(0, 100, func(i uint32, _ *flow.Conn) bool { master = b.Record(i).Orig; return false })
+	child := flow.Tuple{Src: flow.AddrFrom(clientIP), Dst: flow.AddrFrom(serverIP), L4: flow.MakeL4(flow.IPv4, flow.UDP, 0, 5000, 99)}
+	if err := b.Expect(master, expect.Expectation{Tuple: child, Mask: expect.ExactSource, Expires: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	if _, v := b.pass(inside, udp(clientIP, serverIP, 5000, 99)); v.State != flow.Related {
+		t.Fatalf("the child is %v", v.State)
+	}
+	i, ok := b.Find(child)
+	if r := b.Record(i); !ok || r.Mark != 0 {
+		t.Errorf("the child's mark is %d", r.Mark)
+	}
+}
+
+// TestRulesTooLongToSpecialise: rules that are too long to be made code of are not
+// tried again for each packet.
+func TestRulesTooLongToSpecialise(t *testing.T) {
+	var rules strings.Builder
+	rules.WriteString("*filter\n:FORWARD ACCEPT [0:0]\n")
+	for range 600 {
+		rules.WriteString("-A FORWARD -m statistic --mode random --probability 0\n")
+	}
+	b := newNATBox(t, rules.String()+"COMMIT\n")
+	for range 4 {
+		b.pass(inside, udp(clientIP, serverIP, 4000, 53))
+		b.pass(outside, udp(serverIP, clientIP, 53, 4000))
+	}
+	p, v := packet.Packet{}, Verdict{}
+	f := packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, udp(clientIP, serverIP, 4000, 53))
+	if n := testing.AllocsPerRun(100, func() {
+		p.Parse(f, len(f), packet.Checks{})
+		b.Hash(&p)
+		b.Process([]packet.Packet{p}, []Verdict{v})
+	}); n > 2 { // the slices of the test itself
+		t.Errorf("%v allocations a packet", n)
+	}
+}
+
+// TestClampFollowsTheMark: the MSS is clamped to the route that the packet takes, also
+// if that is because of its mark.
+func TestClampFollowsTheMark(t *testing.T) {
+	routes := threeWays(1)
+	routes.Interfaces[2].MTU = 1400
+	rule := func(priority, table int, mask uint32) route.Rule {
+		r := route.NewRule(flow.IPv4, priority, table)
+		r.Mark, r.Mask = 1&mask, mask
+		return r
+	}
+	routes.SetRules([]route.Rule{rule(100, 7, 0xff), rule(200, route.TableMain, 0)})
+	routes.Add(&route.Route{Table: 7, Dst: netip.MustParsePrefix("10.2.0.0/24"), Kind: route.Unicast, Hops: []route.NextHop{{Out: 2, Weight: 1}}})
+	const rules = "*mangle\n-A PREROUTING -p tcp --dport 80 -j MARK --set-mark 1\n-A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu\nCOMMIT\n"
+	b := newForwarder(t, rules, "", routes)
+	mss := func(dport uint16) uint16 {
+		syn := packet.AppendTCP(nil, packet.IP{Src: clientIP, Dst: serverIP}, 4000, dport,
+			packet.Segment{Flags: packet.SYN, Window: 1000, Options: []byte{2, 4, 1460 >> 8, 1460 & 255}})
+		out, v := b.pass(0, syn)
+		if out == nil {
+			t.Fatal(v.Reason)
+		}
+		return uint16(out[42])<<8 | uint16(out[43])
+	}
+	if marked, plain := mss(80), mss(81); marked != 1360 || plain != 1460 {
+		t.Errorf("MSS %d by the marked route, %d by the other", marked, plain)
+	}
+}
+
+// TestRedirectsOfTranslated: an ICMP redirect about a translated connection is dropped
+// (nf_nat_icmp_reply_translation): it names a router on a link that its receiver is
+// not on. About another one it passes.
+func TestRedirectsOfTranslated(t *testing.T) {
+	router := netip.MustParseAddr("10.2.0.254")
+	b := newNATBox(t, "*nat\n-A POSTROUTING -p udp --sport 4000 -j SNAT --to-source 192.0.2.1\nCOMMIT\n")
+	for sport, want := range map[uint16]flow.Reason{4000: flow.ReasonNATRedirect, 4001: flow.NoReason} {
+		sent, _ := b.pass(inside, udp(clientIP, serverIP, sport, 53))
+		src, _ := ends(t, sent)
+		_, v := b.pass(outside, packet.AppendICMP(nil, packet.IP{Src: router, Dst: src.Addr()}, 5, 1, 0x0a020007, sent))
+		if v.Reason != want || v.State != flow.Related {
+			t.Errorf("about port %d: %v %v %v", sport, v.Action, v.State, v.Reason)
+		}
+	}
+}
+
+// TestTooShortToTranslate: what has less than eight bytes of a transport header cannot
+// be translated and is dropped (l4proto_manip_pkt): GRE, and what ICMP errors quote.
+func TestTooShortToTranslate(t *testing.T) {
+	b := newNATBox(t, "*nat\n-A POSTROUTING -s 10.1.0.1 -j SNAT --to-source 192.0.2.1\nCOMMIT\n")
+	other := netip.MustParseAddr("10.1.0.2")
+	for n, want := range map[int]flow.Reason{4: flow.ReasonNATTooShort, 7: flow.ReasonNATTooShort, 8: flow.NoReason} {
+		gre := packet.AppendIP(nil, packet.IP{Src: clientIP, Dst: serverIP}, flow.GRE, make([]byte, n))
+		for i := range 3 {
+			if _, v := b.pass(inside, gre); v.Reason != want {
+				t.Errorf("GRE of %d bytes, %d: %v %v", n, i, v.Action, v.Reason)
+			}
+		}
+	}
+	if _, v := b.pass(inside, packet.AppendIP(nil, packet.IP{Src: other, Dst: serverIP}, flow.GRE, make([]byte, 4))); v.Reason != flow.NoReason {
+		t.Errorf("GRE that is not translated: %v", v.Reason)
+	}
+	sent, _ := b.pass(inside, udp(clientIP, serverIP, 4000, 53))
+	for n, want := range map[int]flow.Reason{4: flow.ReasonNATTooShort, 8: flow.NoReason} {
+		_, v := b.pass(outside, packet.AppendICMP(nil, packet.IP{Src: serverIP, Dst: publicIP}, 3, 3, 0, sent[:20+n]))
+		if v.Reason != want || v.State != flow.Related {
+			t.Errorf("an error that quotes %d bytes: %v %v", n, v.State, v.Reason)
+		}
+	}
+}
+
+// TestSourceOfErrors: an ICMPv6 error has an address of the interface that the packet
+// came by, an ICMP error one of that by which it leaves, as in Linux.
+func TestSourceOfErrors(t *testing.T) {
+	for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
+		host := func(side, n byte) netip.Addr { return fuzzNetwork.Host(side == 2, int(n), f) }
+		b := newForwarder(t, "", "", routesOfBoth())
+		for in, want := range []string{flow.IPv4: "10.2.0.254", flow.IPv6: "2001:db8:1::fe"} {
+			if flow.Family(in) != f || want == "" {
+				continue
+			}
+			old := packet.AppendUDP(nil, packet.IP{Src: host(2, 1), Dst: host(2, 2), TTL: 1}, 4000, 53, nil)
+			b.passFrame(0, packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, old))
+			own := b.TakeOwn()
+			if len(own) != 1 {
+				t.Fatalf("%v: %d answers", f, len(own))
+			}
+			d := own[0].Datagram
+			src := netip.AddrFrom4([4]byte(d[12:]))
+			if f == flow.IPv6 {
+				src = netip.AddrFrom16([16]byte(d[8:]))
+			}
+			if src.String() != want || own[0].Out != 1 {
+				t.Errorf("%v: the error is from %v by %d", f, src, own[0].Out)
+			}
+		}
+	}
+}
+
+// TestMartians: which addresses the kernel forwards (asked of 6.18).
+func TestMartians(t *testing.T) {
+	routes := threeWays(1)
+	for _, net := range []string{"0.0.0.0/8", "240.0.0.0/4"} {
+		routes.Add(&route.Route{Table: route.TableMain, Dst: netip.MustParsePrefix(net), Kind: route.Unicast, Hops: []route.NextHop{{Out: 1, Weight: 1}}})
+	}
+	routes.Add(&route.Route{Table: route.TableLocal, Dst: netip.MustParsePrefix("10.1.0.255/32"), Kind: route.Broadcast, Hops: []route.NextHop{{Out: 0, Weight: 1}}})
+	b := newForwarder(t, "", "", routes)
+	for _, c := range []struct {
+		src, dst string
+		want     flow.Reason
+	}{
+		{"240.1.2.3", "10.2.0.1", 0}, {"0.1.2.3", "10.2.0.1", 0}, {"10.1.0.255", "10.2.0.1", 0},
+		{"10.1.0.1", "240.1.2.3", 0}, {"10.1.0.1", "0.1.2.3", 0},
+		{"0.0.0.0", "10.2.0.1", flow.ReasonMartian}, {"255.255.255.255", "10.2.0.1", flow.ReasonMartian},
+		{"127.0.0.1", "10.2.0.1", flow.ReasonMartian}, {"224.0.0.1", "10.2.0.1", flow.ReasonMartian},
+		{"10.1.0.1", "0.0.0.0", flow.ReasonMartian}, {"10.1.0.1", "127.0.0.1", flow.ReasonMartian},
+	} {
+		if _, v := b.pass(0, udp(netip.MustParseAddr(c.src), netip.MustParseAddr(c.dst), 1, 2)); v.Reason != c.want {
+			t.Errorf("%s to %s: %v %v", c.src, c.dst, v.Action, v.Reason)
+		}
+	}
+}
+
+// TestSourcesOfIPv6: the kernel forwards IPv6 packets whose source is an address of its
+// own (asked of 6.18), and drops IPv4 ones.
+func TestSourcesOfIPv6(t *testing.T) {
+	routes := routesOfBoth()
+	for _, i := range routes.Interfaces[:2] {
+		for _, a := range i.Addrs {
+			routes.Add(&route.Route{Table: route.TableLocal, Dst: netip.PrefixFrom(a.Addr(), a.Addr().BitLen()), Kind: route.Local, Hops: []route.NextHop{{Out: 0, Weight: 1}}})
+		}
+	}
+	b := newForwarder(t, "", "", routes)
+	if _, v := b.pass(0, udp(netip.MustParseAddr("2001:db8:1::fe"), fuzzNetwork.Host(true, 1, flow.IPv6), 1, 2)); v.Action != Accept {
+		t.Errorf("IPv6: %v", v.Reason)
+	}
+	if _, v := b.pass(0, udp(netip.MustParseAddr("10.1.0.254"), serverIP, 1, 2)); v.Reason != flow.ReasonMartian {
+		t.Errorf("IPv4: %v %v", v.Action, v.Reason)
+	}
+}
+
+// TestAnycastIsForTheHost: the subnet-router anycast address (RFC 4291, 2.6.1) is the
+// router's own.
+func TestAnycastIsForTheHost(t *testing.T) {
+	routes := routesOfBoth()
+	anycast := netip.MustParseAddr("2001:db8:2::")
+	routes.Add(&route.Route{Table: route.TableLocal, Dst: netip.PrefixFrom(anycast, 128), Kind: route.Anycast, Hops: []route.NextHop{{Out: 1, Weight: 1}}})
+	b := newForwarder(t, "", "", routes)
+	if _, v := b.pass(0, udp(fuzzNetwork.Host(false, 1, flow.IPv6), anycast, 1, 2)); v.Action != Host {
+		t.Errorf("%v %v", v.Action, v.Reason)
+	}
+}
