@@ -20,6 +20,14 @@ type assembly struct {
 // reassemble takes the fragment p, which came as h and is this worker's to hold.
 // When that completes a datagram, it is judged, here or by its owner.
 func (w *worker) reassemble(p *packet.Packet, h handed) {
+	if r := w.shard.Screen(p); r != flow.NoReason {
+		w.drop(r, h.desc.Addr)
+		w.sendOwn()
+		for _, p := range w.ports {
+			w.transmit(p)
+		}
+		return
+	}
 	d, reason := w.frags.Add(p, h, w.now)
 	switch {
 	case reason == flow.ReasonFragmentHeld:

@@ -264,7 +264,6 @@ func (w *worker) arrange(p *packet.Packet, h handed) (ok bool) {
 		p.CompleteChecksum()
 	}
 	p.Trim()
-	p.Unfragment()
 	return ok
 }
 

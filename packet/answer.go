@@ -62,8 +62,13 @@ func (p *Packet) Summed() bool {
 		src, dst := p.Addrs()
 		pseudo = pseudoSum(src, dst, p.Family, uint32(len(b)), p.Proto)
 	}
-	if p.Family == flow.IPv4 { // the kernel sums the IP header as well: options may have made it wrong
-		pseudo += uint64(sum(p.header4(), 0))
+	if p.Family == flow.IPv4 {
+		switch p.Proto {
+		case flow.TCP, flow.UDP, flow.ICMP: // conntrack has looked already: at this sum alone
+			pseudo += 0xffff // nothing is right if all is zero
+		default: // the IP header is summed as well, and options may have made it wrong
+			pseudo += uint64(sum(p.header4(), 0))
+		}
 	}
 	return sum(b, pseudo) == 0xffff
 }
@@ -118,13 +123,20 @@ func insertOptions(b []byte, at int, options []byte) []byte {
 }
 
 // AppendReset appends the RST that answers a TCP segment (nf_send_reset). ok is
-// false if there must be none: the segment is a RST itself, or not whole.
+// false if there must be none: the segment is a RST itself, or not whole, or wrong.
 func (p *Packet) AppendReset(b []byte) (out []byte, ok bool) {
 	t := p.Body()
 	if len(t) < 20 || TCPFlags(t[13])&RST != 0 {
 		return b, false
 	}
 	src, dst := p.Addrs()
+	all := pseudoSum(src, dst, p.Family, uint32(len(t)), flow.TCP)
+	if p.Family == flow.IPv4 { // with the IP header, which options may have made wrong
+		all += uint64(sum(p.header4(), 0))
+	}
+	if sum(t, all) != 0xffff {
+		return b, false
+	}
 	hdr := int(t[12]>>4) * 4
 	flags := TCPFlags(t[13])
 	seg := Segment{Flags: RST}

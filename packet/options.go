@@ -49,7 +49,19 @@ type Options struct {
 	record, stamp, cipso uint8 // offsets from the IP header, 0: there is none
 	recordAddr           bool  // an address was recorded: that of the interface out takes its place
 	stampAddr, stampTime bool  // an address, or a time, was written
+	routed               bool  // it came by a source route
 	changed              bool  // the header's checksum is to be made anew
+}
+
+// HasOptions reports whether there is anything between the fixed IP header of a packet
+// and its payload: IPv4 options, or IPv6 extension headers. Valid iff Kind is Data or
+// Error.
+func (p *Packet) HasOptions() bool {
+	plain := uint16(ipv4Len)
+	if p.Family == flow.IPv6 {
+		plain = ipv6Len
+	}
+	return p.L4-p.L3 != plain
 }
 
 // CompileOptions checks the options of a received IPv4 packet and fills in those that
@@ -106,6 +118,7 @@ func (o *Options) compile(opt []byte, at uint8, s Stamper) (bad uint8, ok bool) 
 			return 0, false
 		}
 		o.SourceRoute = true
+		o.routed = min(int(opt[2]), len(opt)+1) > 7
 	case optionRecordRoute:
 		return o.compileRecord(opt, at, s)
 	case optionTimestamp:
@@ -241,9 +254,13 @@ func fragmentOptions(h []byte) {
 // appendEcho appends the options that an ICMP error from src about a packet with the
 // IPv4 header h has (__ip_options_echo, ip_options_build): the route and the times
 // recorded so far and the sender's own, and a label. ok is false if there is to be no
-// error: a recorded route has no room for a whole address.
+// error: a recorded route has no room for a whole address, or the error would have to
+// go back along a source route.
 func (o *Options) appendEcho(b, h []byte, src flow.Addr, s Stamper) (out []byte, ok bool) {
 	from := len(b)
+	if o.routed {
+		return b, false
+	}
 	if o.record != 0 {
 		at := len(b)
 		b = append(b, h[o.record:o.record+h[o.record+1]]...)

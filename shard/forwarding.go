@@ -45,10 +45,13 @@ type forwarding struct {
 	special policy.Special
 
 	own     []Own
+	pieces  []byte // of datagrams in own that were cut from others
+	piece   []byte // one of them, while it is made
 	sources sources
 	limits  errorLimits
 
 	forwarded transit // of the packet under way
+	screened  Verdict // of a fragment that Screen looks at: nobody reads it
 	answer    answer  // of the datagram that answers it
 }
 
@@ -115,6 +118,6 @@ func (s *Shard) Counts() []policy.Count {
 // packet.
 func (s *Shard) TakeOwn() []Own {
 	own := s.forward.own
-	s.forward.own = s.forward.own[:0]
+	s.forward.own, s.forward.pieces = s.forward.own[:0], s.forward.pieces[:0]
 	return own
 }

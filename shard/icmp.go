@@ -44,9 +44,8 @@ func (s *Shard) reject(t *transit, r flow.Reason) flow.Reason {
 	switch {
 	case with == nil:
 		return r
-	case with.Reset && t.p.Reason != flow.ReasonL4Checksum:
-		s.sendReset(t)
 	case with.Reset:
+		s.sendReset(t)
 	case !t.p.Summed(): // nf_reject_verify_csum
 	default:
 		typ := icmpType{with.Type, with.Code}
@@ -81,7 +80,7 @@ func (s *Shard) sendError(t *transit, e icmpError) {
 		}
 	}
 	typ := e.of(p.Family)
-	if d, ok := p.AppendError(nil, self, typ.typ, typ.code, e.info, &packet.Options{}, nil); ok {
+	if d, ok := p.AppendError(nil, self, typ.typ, typ.code, e.info, &t.options, t); ok {
 		s.sendAnswer(t, d, hop)
 	}
 }

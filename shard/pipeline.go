@@ -10,6 +10,9 @@ import (
 // in which Linux does (ip_rcv, ip_forward, ip_output). Each step says why the packet
 // goes no further; flow.NoReason lets it go on.
 func (s *Shard) traverse(t *transit) flow.Reason {
+	if r := s.rcvCore(t); r != flow.NoReason {
+		return r
+	}
 	if r := s.rawPrerouting(t); r != flow.NoReason {
 		return r
 	}
@@ -29,6 +32,9 @@ func (s *Shard) traverse(t *transit) flow.Reason {
 		return r
 	}
 	if r := s.filterForward(t); r != flow.NoReason {
+		return r
+	}
+	if r := s.ipForwardFinish(t); r != flow.NoReason {
 		return r
 	}
 	if r := s.manglePostrouting(t); r != flow.NoReason {
@@ -62,7 +68,7 @@ func (s *Shard) traverseOutput(o, t *transit) flow.Reason {
 func (s *Shard) pass(p *packet.Packet, n int, v *Verdict) {
 	f := &s.forward
 	t := &f.forwarded
-	if p.Kind == packet.Data && (!f.rawBusy[p.Family>>3&1] || s.knownPlain(p, n)) {
+	if p.Kind == packet.Data && !p.HasOptions() && (!f.rawBusy[p.Family>>3&1] || s.knownPlain(p, n)) {
 		i, hit := s.table.Lookup(&s.batch, n, &p.Key, p.Flipped, s.time())
 		ref := s.track(p, v, &t.un, i, hit)
 		if ref.at == inTable && s.shortcut(p, v, ref.entry) {

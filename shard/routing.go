@@ -35,6 +35,11 @@ func (s *Shard) routeInput(t *transit) flow.Reason {
 		return flow.NoReason
 	case route.Blackhole:
 		return flow.ReasonBlackhole
+	}
+	if r := s.ipRcvOptions(t); r != flow.NoReason {
+		return r
+	}
+	switch t.hop.Kind {
 	case route.Prohibit:
 		s.sendError(t, errProhibited)
 		return flow.ReasonProhibited
@@ -122,20 +127,6 @@ func (t *transit) leaveBy(out int) {
 	if t.code != nil && t.code.Out != out {
 		t.code = nil
 	}
-}
-
-// fragment cuts a datagram that is longer than its link takes (ip_finish_output).
-func (s *Shard) fragment(t *transit) flow.Reason {
-	p, v := t.p, t.v
-	if v.Hop == nil || p.Largest != 0 || p.Len <= uint32(v.Hop.MTU) || p.Family != flow.IPv4 {
-		return flow.NoReason
-	}
-	hop := *v.Hop
-	p.Fragments(hop.MTU, nil, nil, func(d []byte) { // without a buffer, each is made anew
-		s.forward.own = append(s.forward.own, Own{Datagram: d, Hop: hop, Out: hop.Out})
-	})
-	v.Action = Replaced
-	return flow.NoReason
 }
 
 // keepHop remembers the next hop of the packet for those of its connection that

@@ -56,6 +56,8 @@ type transit struct {
 	hasHop  bool
 	noTuple bool // every reply tuple that was tried for the connection that begins is taken
 
+	options packet.Options // of its IPv4 header, as far as they were read
+
 	came   endpoints // as the packet came
 	routed endpoints // as it was routed: its destination translated
 }
@@ -72,6 +74,7 @@ func (t *transit) reset(s *Shard, p *packet.Packet, n int, v *Verdict) {
 	t.s, t.p, t.v, t.n = s, p, v, n
 	t.ref, t.tracked, t.noTrack = connRef{}, false, false
 	t.code, t.hop, t.hasHop, t.noTuple = nil, route.Hop{}, false, false
+	t.options = packet.Options{}
 	e := endpointsOf(p)
 	t.came, t.routed = e, e
 	t.view = policy.View{
