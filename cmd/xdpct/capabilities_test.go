@@ -105,8 +105,11 @@ func TestCapabilitiesSuffice(t *testing.T) {
 				if err := p.cmd.Wait(); err != nil {
 					t.Error(err)
 				}
-				if s := said(); strings.Contains(s, "permitted") || strings.Contains(s, "denied") {
-					t.Error(s)
+				for line := range strings.Lines(said()) {
+					// CAP_DAC_OVERRIDE is not kept for running.
+					if crutch := len(caps) > len(sufficient) && strings.Contains(line, "/dev/net/tun"); !crutch && (strings.Contains(line, "permitted") || strings.Contains(line, "denied")) {
+						t.Error(line)
+					}
 				}
 			})
 		}

@@ -50,12 +50,26 @@ however it ends.`,
 			ctx, stop := untilInterrupted(cmd)
 			defer stop()
 			context.AfterFunc(ctx, func() { time.AfterFunc(stopPatience, func() { abandon(log) }) })
-			return serve(ctx, cfg, log, engine.Open, nil)
+			privileged(cfg.Mode, log)
+			return serve(ctx, cfg, log, openConfined, nil)
 		},
 	}
 	cmd.Flags().StringVarP(&config, "config", "c", "", "the configuration, in YAML (required)")
 	_ = cmd.MarkFlagRequired("config")
 	return cmd
+}
+
+// openConfined opens an engine and drops the privileges that only opening takes, before
+// the first packet.
+func openConfined(cfg engine.Config, log *slog.Logger) (*engine.Engine, error) {
+	e, err := engine.Open(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := confine(&cfg, log); err != nil {
+		return nil, errors.Join(err, e.Stop())
+	}
+	return e, nil
 }
 
 // stopPatience is how long the end of the engine may take once it is asked for.
@@ -74,14 +88,18 @@ type openFunc func(engine.Config, *slog.Logger) (*engine.Engine, error)
 // serve runs an engine with its control socket and metrics until ctx ends.
 // open makes the engine; ready, if not nil, is called when frames flow.
 func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFunc, ready func()) (err error) {
-	if os.Geteuid() != 0 {
-		log.Warn("not running as root: this works only with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW, and CAP_IPC_LOCK or a limit on locked memory that is high enough")
-	}
 	l, err := control.Listen(ctx, cfg.Control)
 	if err != nil {
 		return err
 	}
 	defer l.Close()
+	var m *metricsServer
+	if cfg.Metrics != "" { // a port below 1024 takes a capability that goes
+		if m, err = listenMetrics(cfg.Metrics); err != nil {
+			return err
+		}
+		defer m.guard.Close()
+	}
 	e, err := open(cfg, log)
 	if err != nil {
 		return err
@@ -90,11 +108,7 @@ func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFu
 
 	failed := make(chan error, 2)
 	t := tracker{Engine: e}
-	if cfg.Metrics != "" {
-		m, err := listenMetrics(cfg.Metrics)
-		if err != nil {
-			return err
-		}
+	if m != nil {
 		t.listeners = append(t.listeners, m.listener())
 		ms := m.server(&t)
 		defer ms.Close()

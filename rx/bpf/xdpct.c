@@ -317,7 +317,7 @@ int xdpct(struct xdp_md *ctx)
 
 	if (!is_steered(data, end))
 		return fate(FATE_PASSED, XDP_PASS);
-	if (end - data > max_frame) {
+	if (bpf_xdp_get_buff_len(ctx) > max_frame) { // end - data would take CAP_PERFMON
 		if (segmenter)
 			return fate(FATE_LARGE, XDP_PASS);
 		return fate(FATE_TOO_LARGE, XDP_DROP);
