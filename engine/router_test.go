@@ -35,6 +35,27 @@ type site struct {
 	client, router, server, far *netlab.NS
 	e                           *Engine
 	rules                       string // the file of rules for IPv4
+	log                         *logText
+}
+
+// logText holds what an engine logs.
+type logText struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *logText) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+// String returns what was logged so far.
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 const (
@@ -133,10 +154,12 @@ func newSiteOf(t *testing.T, queues int, rules4, rules6 string, change func(*Con
 	if change != nil {
 		change(&cfg)
 	}
-	log := slog.DiscardHandler
+	s.log = &logText{}
+	var out io.Writer = s.log
 	if testing.Verbose() {
-		log = slog.NewTextHandler(os.Stderr, nil)
+		out = io.MultiWriter(s.log, os.Stderr)
 	}
+	log := slog.NewTextHandler(out, nil)
 	var err error
 	if err2 := s.router.Do(func() error {
 		s.e, err = Open(cfg, slog.New(log))

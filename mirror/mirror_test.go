@@ -17,8 +17,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/perf/netlab"
+	"github.com/xdpct/xdpct/route"
 )
 
 // soak makes tests as large as `make soak-routes` has them.
@@ -249,8 +251,102 @@ func TestOverrun(t *testing.T) {
 	if s.Overruns == 0 || s.RouteResyncs == 0 {
 		t.Errorf("nothing was lost: %+v", s)
 	}
-	if n := strings.Count(l.log.String(), "routes were read anew"); n != 1 {
+	if n := strings.Count(l.log.String(), "routes were read anew"); n != 1 && !*soak {
 		t.Errorf("said %d times", n)
+	}
+}
+
+// kernelSays is where the kernel sends a packet of its own.
+func (l *lab) kernelSays(dst netip.Addr) string {
+	got, err := l.router.Netlink().RouteGet(dst.AsSlice())
+	if err != nil || len(got) == 0 {
+		return "none"
+	}
+	gw, _ := netip.AddrFromSlice(got[0].Gw)
+	return fmt.Sprint(got[0].LinkIndex, gw.Unmap())
+}
+
+func (l *lab) mirrorSays(dst netip.Addr) string {
+	t := l.m.Table()
+	f := flow.IPv4
+	if dst.Is6() {
+		f = flow.IPv6
+	}
+	h := t.Lookup(route.Key{Family: f, Dst: flow.AddrFrom(dst), In: -1})
+	if h.Kind != route.Unicast || h.Out < 0 {
+		return "none"
+	}
+	if h.Next == dst {
+		h.Next = netip.Addr{}
+	}
+	return fmt.Sprint(t.Interfaces[h.Out].Index, h.Next)
+}
+
+// TestMillion adds routes by ip -batch, all at once, while neighbours change; two
+// seconds after that a thousand random destinations are where the kernel has them, and
+// then the mirror is at rest. It has answered all the while. (In the suite, 30,000.)
+func TestMillion(t *testing.T) {
+	n := 30_000
+	if *soak {
+		n = 1_000_000
+	}
+	l := newLab(t, nil)
+	stop, answered := make(chan struct{}), make(chan time.Duration)
+	go func() { // somebody who asks all the while
+		var worst time.Duration
+		for {
+			select {
+			case <-stop:
+				answered <- worst
+				return
+			case <-time.After(time.Millisecond):
+			}
+			began := time.Now()
+			l.mirrorSays(netip.AddrFrom4([4]byte{30, 0, 0, 1}))
+			l.m.Stats()
+			worst = max(worst, time.Since(began))
+		}
+	}()
+	lines := routeLines("add", n)
+	for i := range lines {
+		if i%10 == 0 {
+			lines[i] += fmt.Sprintf("\nneigh replace 10.1.0.%d lladdr 02:00:00:%02x:%02x:%02x dev p0", 10+i%200, i>>16&255, i>>8&255, i&255)
+		}
+	}
+	l.batch(lines)
+	began := time.Now()
+	r := rand.New(rand.NewPCG(1, 2))
+	var wrong string
+	within(t, "a thousand destinations are where the kernel has them", func() bool {
+		for range 1000 {
+			i := r.IntN(n + n/10)
+			dst := netip.AddrFrom4([4]byte{byte(30 + i>>24), byte(i >> 16), byte(i >> 8), byte(i)})
+			if a, b := l.kernelSays(dst), l.mirrorSays(dst); a != b {
+				wrong = fmt.Sprintf("%v: kernel %s, mirror %s", dst, a, b)
+				return false
+			}
+		}
+		return true
+	})
+	took := time.Since(began)
+	if took > 2*time.Second {
+		t.Errorf("it took %v; last %s", took, wrong)
+	}
+	l.agrees("the batch")
+	close(stop)
+	worst := <-answered
+	var before, after unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &before)
+	const rest = 2 * time.Second
+	time.Sleep(rest)
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &after)
+	cpu := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+	t.Logf("%d routes: like the kernel %v after the last; an answer took %v at most; at rest %v of CPU in %v; %+v", n, took, worst, cpu, rest, l.m.Stats())
+	if cpu > rest/5 {
+		t.Errorf("at rest it used %v of CPU in %v", cpu, rest)
+	}
+	if worst > time.Second {
+		t.Errorf("an answer took %v", worst)
 	}
 }
 

@@ -49,6 +49,7 @@ type part struct {
 
 	running bool
 	began   time.Time
+	ended   time.Time
 	log     [][]byte // what was told since the dump began
 	bytes   int
 	lost    bool // messages were lost since it began, or what it skipped over changed
@@ -261,7 +262,7 @@ func (m *Mirror) adopt(o outcome) {
 	}
 	s := &m.parts[o.part]
 	took := time.Since(s.began)
-	s.running = false
+	s.running, s.ended = false, time.Now()
 	holes := errors.Is(o.err, errInterrupted)
 	select {
 	case <-m.stop:
@@ -451,7 +452,8 @@ func (m *Mirror) applyRoute(k message, again bool) {
 			where = route.Last
 		}
 		m.edit().Put(dst, r, where)
-	case !m.edit().Cut(dst, r) && !again && !m.parts[Routes].running:
+	case !m.edit().Cut(dst, r) && !again && !m.parts[Routes].running && time.Since(m.parts[Routes].ended) > time.Second:
+		// What a dump has seen go is told of a little later.
 		m.dirty(Routes, "the kernel removed a route that was not known", false)
 	}
 }

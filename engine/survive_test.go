@@ -1,0 +1,347 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/internal/testenv"
+	"github.com/xdpct/xdpct/perf/netlab"
+)
+
+// within waits for a condition.
+func within(t *testing.T, patience time.Duration, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}
+
+// agrees fails the test if the router does not know what the kernel knows within two
+// seconds.
+func (s *site) agrees(t *testing.T) {
+	t.Helper()
+	diff, err := s.e.router.mirror.Agree(2 * time.Second)
+	if err != nil || len(diff) > 0 {
+		t.Fatalf("%v\n%s", err, strings.Join(diff, "\n"))
+	}
+}
+
+// stuck is a client that takes nothing until it is let go.
+type stuck struct {
+	began sync.Once
+	begin chan struct{}
+	let   chan struct{}
+}
+
+func (s *stuck) Write(b []byte) (int, error) {
+	s.began.Do(func() { close(s.begin) })
+	<-s.let
+	return len(b), nil
+}
+
+// TestSlowReaderHoldsNothingUp: while somebody reads the rules and takes his time, rules
+// are loaded and routes followed, and the engine stops (F22).
+func TestSlowReaderHoldsNothingUp(t *testing.T) {
+	s := newSite(t, masqueradeRules4, "", nil)
+	slow := &stuck{begin: make(chan struct{}), let: make(chan struct{})}
+	read := make(chan error, 1)
+	go func() { read <- s.e.WriteRules(context.Background(), slow, flow.IPv4, true) }()
+	<-slow.begin
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.e.LoadRules(strings.NewReader("*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"), "new", flow.IPv4); err != nil {
+			t.Error(err)
+		}
+		var b bytes.Buffer
+		if err := s.e.WriteRules(context.Background(), &b, flow.IPv4, false); err != nil || !strings.Contains(b.String(), "FORWARD ACCEPT") {
+			t.Errorf("%v: %s", err, &b)
+		}
+		_, dst, _ := net.ParseCIDR("20.0.0.0/8")
+		if err := s.router.Netlink().RouteAdd(&netlink.Route{Dst: dst, Gw: net.ParseIP(serverIP)}); err != nil {
+			t.Error(err)
+		}
+		s.agrees(t)
+		if err := s.e.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("everything waits for the slow reader")
+	}
+	close(slow.let)
+	<-read
+}
+
+// TestConcurrentLoads loads rules of both families at the same time, again and again:
+// neither undoes the other (F23).
+func TestConcurrentLoads(t *testing.T) {
+	s := newSite(t, "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n", "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n", nil)
+	for i := range 40 {
+		var load sync.WaitGroup
+		for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
+			load.Go(func() {
+				text := fmt.Sprintf("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p tcp -m tcp --dport %d -j DROP\nCOMMIT\n", 1000+i)
+				if err := s.e.LoadRules(strings.NewReader(text), "new", f); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		load.Wait()
+		for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
+			var b bytes.Buffer
+			if err := s.e.WriteRules(context.Background(), &b, f, false); err != nil || !strings.Contains(b.String(), fmt.Sprint("--dport ", 1000+i)) {
+				t.Fatalf("round %d: %v: what was loaded for %v is gone:\n%s", i, err, f, &b)
+			}
+		}
+	}
+}
+
+// TestCancelledRequests: what a request writes to is the caller's again when it comes
+// back, also without an answer. The race detector sees if not (F30).
+func TestCancelledRequests(t *testing.T) {
+	s := newSite(t, "*filter\nCOMMIT\n", "", nil)
+	for i := range 300 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i)*time.Microsecond)
+		n, err := s.e.Count(ctx)
+		n++
+		_, ok, err2 := s.e.Get(ctx, flow.Tuple{})
+		cancel()
+		if err == nil && n != 1 || ok || err != nil && !errors.Is(err, context.DeadlineExceeded) || err2 != nil && !errors.Is(err2, context.DeadlineExceeded) {
+			t.Fatal(n, err, ok, err2)
+		}
+	}
+}
+
+// rejoinLAN deletes the router's port to the client and makes it anew at once.
+func (s *site) rejoinLAN(t *testing.T) {
+	t.Helper()
+	link, err := s.router.Link("lan")
+	if err == nil {
+		err = s.router.Netlink().LinkDel(link)
+	}
+	if err == nil {
+		err = netlab.Join(
+			netlab.Port{NS: s.router, Name: "lan", Addrs: []string{lanIP + "/24", lan6 + "/64"}, Offload: true},
+			netlab.Port{NS: s.client, Name: "eth0", Addrs: []string{clientIP + "/24", client6 + "/64"}, Offload: true})
+	}
+	if err == nil {
+		err = s.client.Netlink().RouteAdd(&netlink.Route{Gw: net.ParseIP(lanIP)})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// connects reports whether a TCP connection comes about.
+func connects(ns *netlab.NS, addr string, patience time.Duration) bool {
+	return ns.Do(func() error {
+		c, err := net.DialTimeout("tcp", addr, patience)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}) == nil
+}
+
+// TestPortRecreatedAtOnce deletes and recreates a port without a pause: traffic goes on,
+// and what is the host's enters by the port as before, so that the host's own rules see
+// it (F24).
+func TestPortRecreatedAtOnce(t *testing.T) {
+	testenv.Program(t, "iptables")
+	s := newSite(t, masqueradeRules4, "", nil)
+	serveTCP(t, s.server, serverIP+":80")
+	serveTCP(t, s.router, lanIP+":22")
+	if !connects(s.client, lanIP+":22", 5*time.Second) {
+		t.Fatal("the router's own service cannot be reached")
+	}
+	if err := s.router.Do(func() error {
+		return exec.Command("iptables", "-w", "-A", "INPUT", "-i", "lan", "-p", "tcp", "--dport", "22", "-j", "DROP").Run()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		s.rejoinLAN(t)
+		within(t, 10*time.Second, "traffic passes the new port", func() bool { return connects(s.client, serverIP+":80", time.Second) })
+		if err := s.e.Reload(); err != nil {
+			t.Fatal(err)
+		}
+		if connects(s.client, lanIP+":22", time.Second) {
+			t.Fatal("the host's rule for the port was bypassed")
+		}
+	}
+	s.agrees(t)
+}
+
+// TestPortRenamed: a port is one under its new name, by which rules know it (F29).
+func TestPortRenamed(t *testing.T) {
+	s := newSite(t, masqueradeRules4, "", nil)
+	serveTCP(t, s.server, serverIP+":80")
+	rename := func(from, to string) {
+		link, err := s.router.Link(from)
+		if err == nil {
+			err = errors.Join(s.router.SetUp(from, false), s.router.Netlink().LinkSetName(link, to), s.router.SetUp(to, true))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.agrees(t)
+	}
+	rename("wan", "uplink")
+	text := strings.ReplaceAll(masqueradeRules4, "-o wan", "-o uplink")
+	if err := s.e.LoadRules(strings.NewReader(text), "new", flow.IPv4); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 10*time.Second, "traffic passes", func() bool { return connects(s.client, serverIP+":80", time.Second) })
+	_, seen := dial(t, s.client, serverIP+":80")
+	if a := host(t, seen); a.String() != wanIP {
+		t.Errorf("the server sees %v: the rule for the new name does not apply", a)
+	}
+	if n := strings.Count(s.log.String(), "has a new name"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, s.log)
+	}
+}
+
+// TestReversePathFilter: what is delivered to the host's own sockets in the ports of
+// translation passes the host's rp_filter, as it is set at the start and later (F27).
+func TestReversePathFilter(t *testing.T) {
+	s := newSite(t, masqueradeRules4, "", nil)
+	for _, value := range []string{"1", "0", "2", "1"} {
+		if err := s.router.Sysctl("net/ipv4/conf/all/rp_filter", value); err != nil {
+			t.Fatal(err)
+		}
+		addr := wanIP + ":20000" // in the range for translation until it is known that somebody listens
+		var c net.PacketConn
+		if err := s.router.Do(func() (err error) { c, err = net.ListenPacket("udp", addr); return err }); err != nil {
+			t.Fatal(err)
+		}
+		var u net.Conn
+		if err := s.server.Do(func() (err error) { u, err = net.Dial("udp", addr); return err }); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 10)
+		within(t, 5*time.Second, "a datagram comes with rp_filter "+value, func() bool {
+			_, _ = u.Write([]byte("x"))
+			_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			_, _, err := c.ReadFrom(b)
+			return err == nil
+		})
+		c.Close()
+		u.Close()
+	}
+	_, seen := s.viaTUN(t)
+	if !seen {
+		t.Error("none of it came by the TUN device: this tests nothing")
+	}
+}
+
+// viaTUN returns how many packets the device has delivered.
+func (s *site) viaTUN(t *testing.T) (n uint64, any bool) {
+	t.Helper()
+	link, err := s.router.Link(s.e.router.tun.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n = link.Attrs().Statistics.RxPackets
+	return n, n > 0
+}
+
+// TestForwardingKernelIsNamed: a kernel that forwards beside the router is warned of.
+func TestForwardingKernelIsNamed(t *testing.T) {
+	testenv.Root(t)
+	ns, err := netlab.NewNS("router")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ns.Close)
+	_ = ns.Sysctl("net/ipv4/ip_forward", "1")
+	log := &logText{}
+	e := &Engine{log: newTextLog(log)}
+	if err := ns.Do(func() error { (&router{e: e}).warn(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "ip_forward") {
+		t.Error(log)
+	}
+}
+
+// TestStopsUnderFlood: the engine stops within two seconds while the kernel changes
+// neighbours and routes as fast as it can, rules are loaded, and clients are stuck.
+func TestStopsUnderFlood(t *testing.T) {
+	testenv.Program(t, "ip")
+	s := newSite(t, masqueradeRules4, "", nil)
+	stop := make(chan struct{})
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	defer close(stop)
+	busy.Go(func() {
+		_ = s.router.Do(func() error {
+			ip := exec.Command("ip", "-force", "-batch", "-")
+			in, err := ip.StdinPipe()
+			if err != nil {
+				return err
+			}
+			if err := ip.Start(); err != nil {
+				return err
+			}
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					in.Close()
+					return ip.Wait()
+				default:
+				}
+				fmt.Fprintf(in, "neigh replace 10.50.0.%d lladdr 02:00:00:00:%02x:%02x dev lan\nroute replace 20.%d.%d.0/24 via %s\n",
+					10+i%200, i>>8&255, i&255, i>>8&255, i&255, serverIP)
+			}
+		})
+	})
+	slow := &stuck{begin: make(chan struct{}), let: stop}
+	busy.Go(func() { _ = s.e.WriteRules(context.Background(), slow, flow.IPv4, true) })
+	<-slow.begin
+	busy.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = s.e.Reload()
+			}
+		}
+	})
+	within(t, 10*time.Second, "the flood is under way", func() bool { return s.e.router.mirror.Stats().Routes > 200 })
+	var n int
+	within(t, 5*time.Second, "control answers", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		var err error
+		n, err = s.e.Count(ctx)
+		return err == nil
+	})
+	_ = n
+	began := time.Now()
+	if err := s.e.Stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func newTextLog(w *logText) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
