@@ -93,16 +93,20 @@ func TestSlowReaderHoldsNothingUp(t *testing.T) {
 // neither undoes the other (F23).
 func TestConcurrentLoads(t *testing.T) {
 	s := newSite(t, "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n", "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n", nil)
-	for i := range 40 {
+	for i := range 60 {
 		var load sync.WaitGroup
-		for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
+		start := make(chan struct{})
+		for k := range 8 {
+			f := []flow.Family{flow.IPv4, flow.IPv6}[k%2]
 			load.Go(func() {
 				text := fmt.Sprintf("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p tcp -m tcp --dport %d -j DROP\nCOMMIT\n", 1000+i)
+				<-start
 				if err := s.e.LoadRules(strings.NewReader(text), "new", f); err != nil {
 					t.Error(err)
 				}
 			})
 		}
+		close(start)
 		load.Wait()
 		for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
 			var b bytes.Buffer
@@ -221,12 +225,14 @@ func TestPortRenamed(t *testing.T) {
 // TestReversePathFilter: what is delivered to the host's own sockets in the ports of
 // translation passes the host's rp_filter, as it is set at the start and later (F27).
 func TestReversePathFilter(t *testing.T) {
-	s := newSite(t, masqueradeRules4, "", nil)
+	// A rule for others asks for the port, so all that is sent there passes xdpct.
+	rules := strings.Replace(masqueradeRules4, "-A PREROUTING", "-A PREROUTING -s 203.0.113.9/32 -d 192.0.2.1/32 -p udp -m udp --dport 20000 -j DNAT --to-destination 10.50.0.2:80\n-A PREROUTING", 1)
+	s := newSite(t, rules, "", nil)
 	for _, value := range []string{"1", "0", "2", "1"} {
 		if err := s.router.Sysctl("net/ipv4/conf/all/rp_filter", value); err != nil {
 			t.Fatal(err)
 		}
-		addr := wanIP + ":20000" // in the range for translation until it is known that somebody listens
+		addr := wanIP + ":20000"
 		var c net.PacketConn
 		if err := s.router.Do(func() (err error) { c, err = net.ListenPacket("udp", addr); return err }); err != nil {
 			t.Fatal(err)

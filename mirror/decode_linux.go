@@ -216,7 +216,7 @@ func (d *routes) decode(m message) (dst netip.Prefix, r *route.Route, ok bool) {
 // decodeRoute decodes all of a route but its destination.
 func decodeRoute(b []byte) *route.Route {
 	h := b[:unix.SizeofRtMsg]
-	r := &route.Route{Table: int(h[4]), TOS: h[3], Kind: route.Kind(h[7])}
+	r := &route.Route{Table: int(h[4]), TOS: h[3], Protocol: h[5], Scope: h[6], Kind: route.Kind(h[7])}
 	only := route.NextHop{Out: -1, Weight: 1, Dead: h[8]&unix.RTNH_F_DEAD != 0}
 	for typ, v := range attributes(b[unix.SizeofRtMsg:]) {
 		switch typ {
@@ -231,6 +231,7 @@ func decodeRoute(b []byte) *route.Route {
 		case unix.RTA_PREFSRC:
 			r.Src, _ = netip.AddrFromSlice(v)
 		case unix.RTA_METRICS:
+			r.Metrics = string(v)
 			for metric, v := range attributes(v) {
 				if metric == unix.RTAX_MTU {
 					r.MTU = int(u32(v))

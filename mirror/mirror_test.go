@@ -189,7 +189,7 @@ func randomChange(r *rand.Rand) string {
 			fmt.Sprintf("via 10.1.%d.%d", p, 2+r.IntN(2)), fmt.Sprintf("dev p%d", p),
 			fmt.Sprintf("via inet6 2001:db8:%d::2 dev p%d", p, p),
 			fmt.Sprintf("nexthop via 10.1.0.%d weight %d nexthop via 10.1.1.2", 2+r.IntN(2), 1+r.IntN(3)))
-		return fmt.Sprintf("route %s %s%s %s%s%s%s", verb, dst, tos, via, metric, table, pick("", " mtu 1400"))
+		return fmt.Sprintf("route %s %s%s %s%s%s%s", verb, dst, tos, via, metric, table, pick("", "", " mtu 1400", " proto bgp", " scope link", " advmss 1300"))
 	case 6, 7, 8: // IPv6
 		dst := fmt.Sprintf("2001:db8:%d00::/40", 1+r.IntN(2))
 		kind := pick("", "", "", "", "blackhole ", "unreachable ", "prohibit ")

@@ -26,7 +26,14 @@ func order(a, b *Route) int {
 	}
 }
 
-// sameRoute reports whether two routes to one destination are the same one.
+// sameInfo reports whether two IPv4 routes to one destination are the same one
+// (fib_find_info): those that differ in a metric alone are two.
+func sameInfo(a, b *Route) bool {
+	return sameRoute(a, b) && a.Src == b.Src && a.Protocol == b.Protocol && a.Scope == b.Scope && a.Metrics == b.Metrics
+}
+
+// sameRoute reports whether two IPv6 routes to one destination are the same one
+// (rt6_duplicate_nexthop).
 func sameRoute(a, b *Route) bool {
 	return order(a, b) == 0 && a.From == b.From && a.Kind == b.Kind && sameHops(a.Hops, b.Hops)
 }
@@ -38,7 +45,7 @@ func sameHops(a, b []NextHop) bool {
 func sameList(a, b []*Route) bool {
 	return slices.EqualFunc(a, b, func(x, y *Route) bool {
 		dead := func(h NextHop) bool { return h.Dead }
-		return sameRoute(x, y) && x.MTU == y.MTU && x.Src == y.Src && slices.ContainsFunc(x.Hops, dead) == slices.ContainsFunc(y.Hops, dead)
+		return sameInfo(x, y) && slices.ContainsFunc(x.Hops, dead) == slices.ContainsFunc(y.Hops, dead)
 	})
 }
 
@@ -58,7 +65,7 @@ func at(list []*Route, i, j int, r ...*Route) []*Route {
 // put4 adds an IPv4 route (fib_table_insert).
 func put4(list []*Route, r *Route, where Placement) []*Route {
 	lo, hi := group(list, r)
-	if i := slices.IndexFunc(list[lo:hi], func(o *Route) bool { return sameRoute(o, r) }); i >= 0 {
+	if i := slices.IndexFunc(list[lo:hi], func(o *Route) bool { return sameInfo(o, r) }); i >= 0 {
 		return at(list, lo+i, lo+i+1, r) // it is told of again
 	}
 	switch {
@@ -74,7 +81,7 @@ func put4(list []*Route, r *Route, where Placement) []*Route {
 // cut4 removes an IPv4 route (fib_table_delete).
 func cut4(list []*Route, r *Route) ([]*Route, bool) {
 	lo, hi := group(list, r)
-	if i := slices.IndexFunc(list[lo:hi], func(o *Route) bool { return sameRoute(o, r) }); i >= 0 {
+	if i := slices.IndexFunc(list[lo:hi], func(o *Route) bool { return sameInfo(o, r) }); i >= 0 {
 		return at(list, lo+i, lo+i+1), true
 	}
 	return list, false

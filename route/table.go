@@ -82,6 +82,10 @@ type Route struct {
 	Src      netip.Addr // preferred source, or the zero Addr
 	MTU      int        // 0: that of the interface
 	Priority int        // metric; the lowest counts
+	// Protocol, Scope and Metrics (RTA_METRICS as it came) decide nothing, but tell
+	// routes apart.
+	Protocol, Scope uint8
+	Metrics         string
 
 	alone []*Route // the list of this route alone, once there is one
 }
