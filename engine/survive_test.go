@@ -93,13 +93,14 @@ func TestSlowReaderHoldsNothingUp(t *testing.T) {
 // neither undoes the other (F23).
 func TestConcurrentLoads(t *testing.T) {
 	s := newSite(t, "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n", "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n", nil)
-	for i := range 60 {
+	for i := range 200 {
 		var load sync.WaitGroup
 		start := make(chan struct{})
 		for k := range 8 {
 			f := []flow.Family{flow.IPv4, flow.IPv6}[k%2]
 			load.Go(func() {
 				text := fmt.Sprintf("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p tcp -m tcp --dport %d -j DROP\nCOMMIT\n", 1000+i)
+				text = strings.Replace(text, "COMMIT", strings.Repeat("-A FORWARD -p udp -j ACCEPT\n", k*20)+"COMMIT", 1)
 				<-start
 				if err := s.e.LoadRules(strings.NewReader(text), "new", f); err != nil {
 					t.Error(err)
