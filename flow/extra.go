@@ -17,12 +17,12 @@ type Extra struct {
 	ZoneDirs ZoneDirs
 	// Expects says that the connection is, or has been, master of expectations.
 	Expects bool
-	// Counted says that a rule counts the connection (connlimit).
-	Counted bool
 	// Masqueraded is the interface by which a masqueraded connection leaves, plus
 	// one; 0 if it is not masqueraded (nf_conn_nat.masq_index).
 	Masqueraded uint8
-	_           [4]byte // here the first cache line ends: all that translation needs
+	_           uint8
+	// Counted is the list of the rules that count the connection (connlimit), 0 for none.
+	Counted uint32 // here the first cache line ends: all that translation needs
 
 	// Master is the original tuple of the connection that this one was expected
 	// by. Valid iff the Conn is Expected.

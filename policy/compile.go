@@ -48,12 +48,12 @@ type Program struct {
 	// counts are what rules and policies have counted, the files' counters included.
 	counts []Count
 	// rules and chains say whose a count is.
-	rules      map[*syntax.Rule]int
-	chains     map[*syntax.Chain]int
-	states     map[syntax.Match]any // what matches remember
-	connCounts []*connCount
-	recents    map[string]*recentList
-	nat        [2]bool // there is a table nat
+	rules   map[*syntax.Rule]int
+	chains  map[*syntax.Chain]int
+	states  map[syntax.Match]any // what matches remember
+	recents map[string]*recentList
+	hashes  map[tableName]*hashTable
+	nat     [2]bool // there is a table nat
 }
 
 // Count is what a rule or a policy has seen.
@@ -113,17 +113,13 @@ func stateOf[S any](c *compiler, m syntax.Match, create func() S) S {
 // nil: then nothing is asked of packets of that family. interfaces are the names of
 // the interfaces, by number; there may be MaxInterfaces. before is the program that
 // this one takes the place of, nil if there is none: tables that both have, and
-// recent lists by their names, go on remembering what they do. The Rulesets are kept.
+// lists of recent and tables of hashlimit by their names, go on remembering what they do. The Rulesets are kept.
 func Compile(v4, v6 *syntax.Ruleset, interfaces []string, before *Program) (*Program, error) {
 	if len(interfaces) > MaxInterfaces {
 		return nil, fmt.Errorf("%d interfaces: at most %d", len(interfaces), MaxInterfaces)
 	}
 	p := newProgram(v4, v6)
-	if before != nil {
-		for name, l := range before.recents {
-			p.recents[name] = l
-		}
-	}
+	p.findRecents(before)
 	var errs []error
 	for i, r := range p.rulesets {
 		if r == nil {
@@ -141,7 +137,7 @@ func Compile(v4, v6 *syntax.Ruleset, interfaces []string, before *Program) (*Pro
 
 func newProgram(v4, v6 *syntax.Ruleset) *Program {
 	return &Program{
-		rulesets: [2]*syntax.Ruleset{v4, v6}, recents: map[string]*recentList{}, states: map[syntax.Match]any{},
+		rulesets: [2]*syntax.Ruleset{v4, v6}, recents: map[string]*recentList{}, hashes: map[tableName]*hashTable{}, states: map[syntax.Match]any{},
 		rules: map[*syntax.Rule]int{}, chains: map[*syntax.Chain]int{},
 	}
 }
@@ -270,14 +266,6 @@ func (c *compiler) ports(n *syntax.IfName) (set uint64) {
 		return ^set
 	}
 	return set
-}
-
-// Gone tells the rules that count connections that one has ended, by its original
-// tuple.
-func (p *Program) Gone(t flow.Tuple) {
-	for _, c := range p.connCounts {
-		c.gone(t)
-	}
 }
 
 // Has reports whether there is a chain at a hook for packets of a family.

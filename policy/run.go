@@ -20,7 +20,13 @@ func (p *Program) Run(h Hook, v *View) Verdict {
 func (c *chain) run(v *View) Verdict {
 	for i := range c.rules {
 		r := &c.rules[i]
-		if !r.base(v) || !r.matches(v) {
+		if !r.base(v) {
+			continue
+		}
+		if !r.matches(v) {
+			if v.dropped {
+				return Drop
+			}
 			continue
 		}
 		v.count(r.count)

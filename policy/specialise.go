@@ -232,6 +232,9 @@ func (c *Code) Run(h Hook, v *View) Verdict {
 		case opTest:
 			for _, cond := range o.conds {
 				if !cond.holds(v) {
+					if v.dropped {
+						return Drop
+					}
 					at = o.next
 					break
 				}

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"encoding/binary"
+
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
@@ -49,7 +51,15 @@ type View struct {
 	Logs       []Log
 	masquerade bool // NAT is of a MASQUERADE
 	Modified   bool // Frame was changed
-	Counted    bool // a rule counts the connection: Program.Gone is to be told of its end
+	dropped    bool // a match drops the packet (xt_action_param.hotdrop)
+
+	// Members are the shard's, and Member is the list of those rules that count the
+	// packet's connection: 0 for none, and for a packet whose connection is not known
+	// yet. Where the packet turns out to have none, or to have another, the shard
+	// releases the list.
+	Members *Members
+	Member  uint32
+	Own     bool // a datagram of the router's own: its Member does not change
 }
 
 // Env is what rules ask of the machine that the packet passes through.
@@ -61,6 +71,10 @@ type Env interface {
 	PathMTU(a flow.Addr, f flow.Family) int
 	// InAddr is the first address of an interface of a family.
 	InAddr(dev int, f flow.Family, to flow.Addr) (flow.Addr, bool)
+	// Connection returns the connection in the table that the packet's tuple belongs to,
+	// also if conntrack has not looked at the packet or calls it INVALID; nil if there
+	// is none.
+	Connection() (*flow.Conn, *flow.Extra)
 	// ReverseOK reports whether the route back to src leaves by dev (rpfilter).
 	ReverseOK(src flow.Addr, f flow.Family, dev int, loose bool) bool
 }
@@ -81,8 +95,54 @@ func (v *View) Masquerade() bool { return v.masquerade }
 // family returns the packet's family.
 func (v *View) family() flow.Family { return v.P.Family }
 
-// l4 returns the transport header and what follows, cut where the frame was.
-func (v *View) l4() []byte { return v.P.Frame[min(int(v.P.L4), len(v.P.Frame)):] }
+// l4 returns the transport header and what follows, cut where the datagram or its
+// capture ends; nil if there is none.
+func (v *View) l4() []byte {
+	if v.P.L4 == 0 {
+		return nil
+	}
+	return v.P.Body()
+}
+
+// header returns the transport header, of at least n bytes. ok is false if it is cut
+// off: the match then drops the packet.
+func (v *View) header(n int) (h []byte, ok bool) {
+	if h = v.l4(); len(h) < n {
+		v.dropped = true
+		return nil, false
+	}
+	return h, true
+}
+
+// hotdrop drops the packet, whatever rules follow. It returns false, for a match to
+// return.
+func (v *View) hotdrop() bool {
+	v.dropped = true
+	return false
+}
+
+// portsOrSPI returns the ports of a packet, or the halves of its SPI: zero for
+// protocols that have neither, ok false if they are cut off (proto_ports_offset).
+func (v *View) portsOrSPI() (src, dst uint16, ok bool) {
+	at := 0
+	switch p := v.P.Proto; {
+	case p.HasPorts() || p == protoESP:
+	case p == protoAH:
+		at = 4
+	default:
+		return 0, 0, true
+	}
+	b := v.l4()
+	if len(b) < at+4 {
+		return 0, 0, false
+	}
+	return binary.BigEndian.Uint16(b[at:]), binary.BigEndian.Uint16(b[at+2:]), true
+}
+
+const (
+	protoESP flow.Proto = 50
+	protoAH  flow.Proto = 51
+)
 
 // Verdict is what becomes of a packet by the rules.
 type Verdict uint8

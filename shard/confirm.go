@@ -60,11 +60,11 @@ func (s *Shard) confirm(t *transit) flow.Reason {
 func (s *Shard) takeOver(t *transit) {
 	view, u := &t.view, &t.un
 	timeouts := s.forward.Timeouts[view.Timeout]
-	if view.ConnMark == 0 && !view.Counted && view.Helper == 0 && timeouts == 0 && !u.conn.Extended() {
+	if view.ConnMark == 0 && view.Member == 0 && view.Helper == 0 && timeouts == 0 && !u.conn.Extended() {
 		return
 	}
 	u.extend()
-	u.extra.Mark, u.extra.Counted = flow.Mark(view.ConnMark), view.Counted
+	u.extra.Mark, u.extra.Counted = flow.Mark(view.ConnMark), view.Member
 	if view.Helper != 0 {
 		u.extra.Helper = view.Helper
 		u.conn.Status |= flow.Helper
@@ -86,20 +86,28 @@ func (s *Shard) writeBack(t *transit) {
 		s.setMark(i, mark)
 		s.observe(flow.EventUpdate, i)
 	}
-	if t.view.Counted {
-		s.table.Extend(i).Counted = true
+	s.keepMembers(t)
+}
+
+// keepMembers writes down which rules count a connection that is in the table.
+func (s *Shard) keepMembers(t *transit) {
+	if i := t.ref.entry; t.view.Member != s.counted(i) {
+		s.table.Extend(i).Counted = t.view.Member
 	}
 }
 
+// counted returns the list of the rules that count the connection of entry i.
+func (s *Shard) counted(i uint32) uint32 {
+	if x := s.table.Extra(i); x != nil {
+		return x.Counted
+	}
+	return 0
+}
+
 // uncount tells rules that count connections that entry i is none any more.
-func (s *Shard) uncount(i uint32, c *flow.Conn) {
-	x := s.table.Extra(i)
-	if x == nil || !x.Counted {
-		return
+func (s *Shard) uncount(i uint32) {
+	if list := s.counted(i); list != 0 {
+		s.table.Extra(i).Counted = 0
+		s.forward.members.Release(list)
 	}
-	x.Counted = false
-	if s.forward.Forwarding == nil {
-		return
-	}
-	s.forward.Rules.Gone(c.Tuple(flow.Original, x))
 }

@@ -43,6 +43,7 @@ type forwarding struct {
 	hops    hopCache
 	passing passingHops
 	special policy.Special
+	members policy.Members // which rules count which connections
 
 	own     []Own
 	pieces  []byte // of datagrams in own that were cut from others

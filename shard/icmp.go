@@ -107,7 +107,9 @@ func (s *Shard) sendReset(t *transit) {
 		before := c.Status
 		c.State = uint8(flow.TCPClose)
 		s.table.Refresh(i, s.in(s.trackers(i, c).Timeouts.TCP[flow.TCPClose]), s.time())
+		s.keepMembers(t)
 		s.changed(i, c, before)
+		t.view.Member = s.counted(i)
 	}
 }
 
@@ -122,6 +124,7 @@ func (s *Shard) sendAnswer(t *transit, d []byte, hop route.Hop) {
 	o := &a.transit
 	o.reset(s, &a.packet, t.n, &a.verdict)
 	o.hop = hop
+	o.view.Own = true
 	dropped := s.traverseOutput(o, t) != flow.NoReason
 	if t.view.Tracked {
 		t.view.ConnMark = o.view.ConnMark

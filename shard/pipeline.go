@@ -108,9 +108,8 @@ func (s *Shard) finish(t *transit, reason flow.Reason) {
 	if reason != flow.NoReason {
 		t.v.refuse(reason)
 	}
-	if t.view.Counted && (t.ref.at == begun || t.ref.at == ended) {
-		// It did not come into the table, or rules saw it when it was gone.
-		s.forward.Rules.Gone(t.un.conn.Tuple(flow.Original, &t.un.extra))
+	if t.ref.at != inTable { // rules that count its connection do so no longer: there is none
+		s.forward.members.Release(t.view.Member)
 	}
 	if s.specialises(t) {
 		s.specialise(t)

@@ -137,8 +137,8 @@ func (s *Shard) changed(i uint32, c *flow.Conn, before flow.Status) {
 	if (c.Status^before)&flow.Assured != 0 {
 		s.table.Protect(i)
 	}
-	if c.Extended() && c.Key.L4.Proto() == flow.TCP && flow.TCPState(c.State) >= flow.TCPTimeWait {
-		s.uncount(i, c) // nf_conncount: already_closed
+	if st := flow.TCPState(c.State); c.Extended() && c.Key.L4.Proto() == flow.TCP && (st == flow.TCPTimeWait || st == flow.TCPClose) {
+		s.uncount(i) // nf_conncount: already_closed
 	}
 	s.observe(flow.EventUpdate, i)
 }
@@ -293,7 +293,7 @@ func (s *Shard) removed(i uint32, c *flow.Conn, _ table.Cause) {
 			z.Limit.Give()
 		}
 	}
-	s.uncount(i, c)
+	s.uncount(i)
 	if c.Extended() && s.table.Extra(i).Expects {
 		t := c.Tuple(flow.Original, s.table.Extra(i))
 		s.cfg.Expect.RemoveMaster(&t)

@@ -81,6 +81,7 @@ func (t *transit) reset(s *Shard, p *packet.Packet, n int, v *Verdict) {
 		P: p, In: p.In, Out: -1, State: flow.Invalid,
 		Src: e.src, Dst: e.dst, SrcPort: e.sport, DstPort: e.dport,
 		Now: s.now, Random: s.forward.rand, Env: t, Counts: s.forward.counts, Logs: t.view.Logs[:0],
+		Members: &s.forward.members,
 	}
 }
 
@@ -107,6 +108,13 @@ func (t *transit) attach() {
 	view.Tracked = view.Conn != nil
 	if view.Extra != nil {
 		view.ConnMark = uint32(view.Extra.Mark)
+	}
+	if t.ref.at == inTable {
+		t.s.forward.members.Release(view.Member) // what table raw took for the beginning of one
+		view.Member = 0
+		if view.Extra != nil {
+			view.Member = view.Extra.Counted
+		}
 	}
 }
 
@@ -147,6 +155,21 @@ func (t *transit) AddrType(a flow.Addr, f flow.Family, dev int) policy.AddrTypes
 		k = route.Multicast
 	}
 	return 1 << k
+}
+
+// Connection implements policy.Env.
+func (t *transit) Connection() (*flow.Conn, *flow.Extra) {
+	if t.ref.at != nowhere {
+		return t.conn()
+	}
+	if t.p.Key.L4 == 0 || t.p.Kind == packet.Error {
+		return nil, nil
+	}
+	i, ok := t.s.table.Find(&t.p.Key, t.p.Flipped, t.p.Key.Hash(&t.s.cfg.Secret), t.s.time())
+	if !ok {
+		return nil, nil
+	}
+	return t.s.table.Conn(i), t.s.table.Extra(i)
 }
 
 // PathMTU implements policy.Env.

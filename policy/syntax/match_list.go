@@ -3,6 +3,7 @@ package syntax
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -11,7 +12,7 @@ import (
 
 // HashLimit is xt_hashlimit.
 type HashLimit struct {
-	Upto, Above        ByteRate
+	Upto, Above        HashRate
 	Burst              ByteCount
 	Mode               HashMode
 	SrcMask, DstMask   Number // bits
@@ -22,23 +23,53 @@ type HashLimit struct {
 	RateInterval       Number // seconds
 }
 
-// ByteRate is a rate of packets, or of bytes: "512kb/s".
-type ByteRate struct {
-	Rate
-	Bytes uint64 // a second; 0: packets
+// HashScale is how many units of time a second has for a HashRate
+// (XT_HASHLIMIT_SCALE_v2).
+const HashScale = 1000000
+
+// HashRate is a rate of packets, or of bytes: "512kb/s".
+type HashRate struct {
+	Given
+	// Cost is what a packet takes of the time, in units of 1/HashScale s; or 16 bytes
+	// of a second, in units of 2^-32.
+	Cost    uint64
+	InBytes bool
+	unit    uint64 // seconds of the period as it was written
 }
 
-func (r *ByteRate) read(args []string) error {
-	n, unit, has := strings.Cut(args[0], "b/")
-	if !has {
-		return r.Rate.read(args)
+// The time after which an entry expires if the rule does not say, in seconds
+// (XT_HASHLIMIT_BYTE_EXPIRE, XT_HASHLIMIT_BYTE_EXPIRE_BURST).
+const (
+	byteExpire      = 15
+	byteExpireBurst = 60
+)
+
+func (r *HashRate) read(args []string) error {
+	n, unit, inBytes := strings.Cut(args[0], "b/")
+	if !inBytes {
+		count, seconds, err := readRate(args[0])
+		if err != nil {
+			return err
+		}
+		if r.Cost, r.unit = HashScale*seconds/count, seconds; r.Cost == 0 {
+			return fmt.Errorf("faster than the %d a second that can be told apart", HashScale)
+		}
+		return nil
 	}
 	v, err := sizeOf(n)
-	if _, ok := period(unit); !ok || err != nil || v == 0 || unit[0] != 's' {
+	if err != nil || v == 0 || unit != "s" && unit != "sec" && unit != "second" {
 		return errors.New("a rate in bytes is expected: 512b/s, 10kb/s, 1mb/s")
 	}
-	r.Bytes = v
+	r.Cost, r.InBytes, r.unit = math.MaxUint32/(v>>4+1), true, byteExpire
 	return nil
+}
+
+// PerSecond returns the packets or bytes of a second.
+func (r *HashRate) PerSecond() uint64 {
+	if r.InBytes {
+		return (math.MaxUint32/r.Cost - 1) << 4
+	}
+	return HashScale / r.Cost
 }
 
 // sizeOf reads a number that may end in k or m.
@@ -64,22 +95,23 @@ func sizeText(n uint64) string {
 	return fmt.Sprintf("%db", n)
 }
 
-func (r *ByteRate) text() string {
-	if r.Bytes > 0 {
-		return sizeText(r.Bytes) + "/s"
+func (r *HashRate) text() string {
+	if r.InBytes {
+		return sizeText(r.PerSecond()) + "/s"
 	}
-	return r.Rate.text()
+	text, _ := rateText(r.Cost, HashScale)
+	return text
 }
 
 // ByteCount is a burst in packets, or in bytes: "10mb".
 type ByteCount struct {
 	Number
-	InBytes bool
+	inBytes bool
 }
 
 func (c *ByteCount) read(args []string) (err error) {
 	if s, ok := strings.CutSuffix(args[0], "b"); ok {
-		c.InBytes = true
+		c.inBytes = true
 		c.N, err = sizeOf(s)
 		return err
 	}
@@ -88,7 +120,7 @@ func (c *ByteCount) read(args []string) (err error) {
 }
 
 func (c *ByteCount) text() string {
-	if c.InBytes {
+	if c.inBytes {
 		return sizeText(c.N)
 	}
 	return c.Number.text()
@@ -163,23 +195,95 @@ func (m *HashLimit) check(*Rule, place) error {
 		return errors.New("needs one of --hashlimit-upto and --hashlimit-above")
 	case !m.Table.Set || m.Table.S == "":
 		return errors.New("needs --hashlimit-name")
-	case m.RateMatch.Set || m.RateInterval.Set:
-		return errors.New("--hashlimit-rate-match is not supported; --hashlimit-above without it is")
+	case m.RateInterval.Set && !m.RateMatch.Set:
+		return errors.New("--hashlimit-rate-interval needs --hashlimit-rate-match")
 	}
-	r := m.Rate()
-	if !m.Burst.Set {
-		m.Burst.N, m.Burst.Set = 5, r.Bytes == 0 // printed, as iptables-save does
-		if r.Bytes > 0 {
-			m.Burst.N = r.Bytes
-		}
-	} else if m.Burst.InBytes != (r.Bytes > 0) {
+	if err := m.checkBurst(); err != nil {
+		return err
+	}
+	m.checkTable()
+	return nil
+}
+
+// checkBurst verifies the burst, and what it is where the rule does not say.
+func (m *HashLimit) checkBurst() error {
+	r, b := m.Rate(), &m.Burst
+	switch {
+	case !b.Set && r.InBytes:
+		b.N = 0
+	case !b.Set:
+		b.N, b.Set = 5, true // printed, as iptables-save does
+	case b.inBytes != r.InBytes:
 		return errors.New("rate and burst are in different units")
+	case r.InBytes && b.N < r.PerSecond():
+		return fmt.Errorf("a burst cannot be smaller than %db, which passes in a second", r.PerSecond())
+	case r.InBytes: // whole seconds, as the kernel has it
+		b.N = (b.N + r.PerSecond() - 1) / r.PerSecond() * r.PerSecond()
+	case b.N > maxHashBurst || b.N == 0:
+		return fmt.Errorf("a burst is 1..%d packets", maxHashBurst)
+	}
+	if !m.RateMatch.Set && !r.InBytes && credits(r.Cost*b.N) < credits(r.Cost) {
+		return fmt.Errorf("a burst of %d at %s is more than the kernel can count", b.N, r.text())
 	}
 	return nil
 }
 
+// credits is user2credits of xt_hashlimit, which wraps around at 2^64.
+func credits(cost uint64) uint64 {
+	const second = 250 << 39 // HZ * CREDITS_PER_JIFFY, the same for any HZ
+	if cost > math.MaxUint64/second {
+		return cost / HashScale * second
+	}
+	return cost * second / HashScale
+}
+
+// maxHashBurst is XT_HASHLIMIT_BURST_MAX.
+const maxHashBurst = 1000000
+
+// BurstUnits returns the burst in packets, or in the bytes of whole seconds.
+func (m *HashLimit) BurstUnits() uint64 {
+	if m.Rate().InBytes {
+		return m.Burst.N / m.Rate().PerSecond()
+	}
+	return m.Burst.N
+}
+
+// checkTable fills in what the table is where the rule does not say, and leaves what
+// iptables-save does not print.
+func (m *HashLimit) checkTable() {
+	r := m.Rate()
+	if m.RateMatch.Set && !r.InBytes && r.unit > 1 { // as many in an interval, whatever the period
+		r.Cost /= r.unit
+	}
+	usual := byteExpire * uint64(1000)
+	switch {
+	case r.InBytes && m.Burst.N > 0:
+		usual = byteExpireBurst * 1000
+	case !r.InBytes:
+		_, seconds := rateText(r.Cost, HashScale)
+		usual = seconds * 1000
+	}
+	if !m.Expire.Set {
+		m.Expire.N = r.unit * 1000
+		if r.InBytes {
+			m.Expire.N = usual
+		}
+	}
+	m.Expire.Set = m.Expire.N != usual
+	if !m.GCInterval.Set {
+		m.GCInterval.N = 1000
+	}
+	m.GCInterval.Set = m.GCInterval.N != 1000
+	m.Size.Set, m.Max.Set = m.Size.N != 0, m.Max.N != 0
+	m.SrcMask.Set, m.DstMask.Set = m.SrcMask.N != m.SrcMask.max, m.DstMask.N != m.DstMask.max
+	if m.RateInterval.N == 0 {
+		m.RateInterval.N = 1
+	}
+	m.RateInterval.Set = m.RateMatch.Set && m.RateInterval.N != 1
+}
+
 // Rate returns the rate of the rule, up to which or above which it matches.
-func (m *HashLimit) Rate() *ByteRate {
+func (m *HashLimit) Rate() *HashRate {
 	if m.Above.Set {
 		return &m.Above
 	}
@@ -290,8 +394,10 @@ func (m *Recent) check(*Rule, place) error {
 		return errors.New("--rsource and --rdest exclude each other")
 	case m.Reap.Set && !m.Seconds.Set:
 		return errors.New("--reap needs --seconds")
-	case (m.Seconds.Set || m.HitCount.Set) && (m.DoSet.Set || m.Remove.Set):
-		return errors.New("--seconds and --hitcount go with --rcheck or --update")
+	case (m.Seconds.Set || m.HitCount.Set || m.RTTL.Set) && (m.DoSet.Set || m.Remove.Set):
+		return errors.New("--seconds, --hitcount and --rttl go with --rcheck or --update")
+	case m.Seconds.Set && m.Seconds.N == 0:
+		return errors.New("--seconds is at least 1")
 	}
 	m.List.Set, m.Mask.Set, m.RSource.Set = true, true, !m.RDest.Set
 	return nil

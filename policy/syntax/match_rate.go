@@ -37,14 +37,9 @@ func period(s string) (uint64, bool) {
 }
 
 func (r *Rate) read(args []string) error {
-	n, unit, has := strings.Cut(args[0], "/")
-	seconds, ok := uint64(1), true
-	if has {
-		seconds, ok = period(unit)
-	}
-	count, err := strconv.ParseUint(n, 10, 32)
-	if !ok || err != nil || count == 0 {
-		return errors.New("a rate is expected: 3/second, 10/minute, 1/hour, 1/day")
+	count, seconds, err := readRate(args[0])
+	if err != nil {
+		return err
 	}
 	if r.Cost = RateScale * seconds / count; r.Cost == 0 {
 		return fmt.Errorf("faster than the %d a second that can be told apart", RateScale)
@@ -52,17 +47,37 @@ func (r *Rate) read(args []string) error {
 	return nil
 }
 
-// text is print_rate of libxt_limit.
+// readRate reads "count/period".
+func readRate(s string) (count, seconds uint64, err error) {
+	n, unit, has := strings.Cut(s, "/")
+	seconds, ok := uint64(1), true
+	if has {
+		seconds, ok = period(unit)
+	}
+	count, err = strconv.ParseUint(n, 10, 32)
+	if !ok || err != nil || count == 0 {
+		return 0, 0, errors.New("a rate is expected: 3/second, 10/minute, 1/hour, 1/day")
+	}
+	return count, seconds, nil
+}
+
 func (r *Rate) text() string {
+	text, _ := rateText(r.Cost, RateScale)
+	return text
+}
+
+// rateText is print_rate of libxt_limit and libxt_hashlimit: by the period of whose
+// parts the cost tells most. seconds is that period.
+func rateText(cost, scale uint64) (text string, seconds uint64) {
 	best := 0
 	for i := 1; i < len(periods); i++ {
-		unit := periods[i].seconds * RateScale
-		if r.Cost > unit || unit/r.Cost < unit%r.Cost {
+		unit := periods[i].seconds * scale
+		if cost > unit || unit/cost < unit%cost {
 			break
 		}
 		best = i
 	}
-	return fmt.Sprintf("%d/%s", periods[best].seconds*RateScale/r.Cost, periods[best].name)
+	return fmt.Sprintf("%d/%s", periods[best].seconds*scale/cost, periods[best].name), periods[best].seconds
 }
 
 // Limit is xt_limit.

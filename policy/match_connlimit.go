@@ -1,0 +1,189 @@
+package policy
+
+import (
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy/syntax"
+)
+
+// connMax is how many addresses, or nets, one connlimit rule tells apart.
+const connMax = 1 << 16
+
+// connCount is how many connections each address has, for one connlimit rule (struct
+// nf_conncount_data). A row is the address, the zone, and the number.
+type connCount struct{ entries *store }
+
+const (
+	connKey   = 3 // words
+	connWidth = connKey + 1
+)
+
+func newConnCount() *connCount { return &connCount{newStore(connMax, connKey, connWidth)} }
+
+// of returns how many connections an address has.
+func (c *connCount) of(key []uint64) uint64 {
+	var r [connWidth]uint64
+	if p := c.entries.find(key, r[:]); p.found {
+		return r[connKey]
+	}
+	return 0
+}
+
+// add adds to the connections of an address and returns how many there are then. ok is
+// false if there is no room for the address.
+func (c *connCount) add(key []uint64, n uint64) (now uint64, ok bool) {
+	var r [connWidth]uint64
+	for {
+		p := c.entries.find(key, r[:])
+		if !p.found {
+			copy(r[:], key)
+			r[connKey] = 0
+		}
+		r[connKey] += n
+		if r[connKey] == 0 {
+			if c.entries.drop(p) {
+				return 0, true
+			}
+			continue
+		}
+		if done, full := c.entries.put(p, r[:]); done || full {
+			return r[connKey], done
+		}
+	}
+}
+
+// Members says which connlimit rules count which connections of one shard. It is that
+// shard's own. The zero Members is empty.
+type Members struct {
+	all  []member // the first is not used
+	free uint32   // the first that is free, 0 for none
+}
+
+// member says that a rule counts a connection.
+type member struct {
+	count *connCount
+	key   [connKey]uint64
+	next  uint32 // of the same connection, or of the free ones; 0 for none
+}
+
+// has reports whether a rule counts the connection of a list for an address.
+func (m *Members) has(list uint32, c *connCount, key [connKey]uint64) bool {
+	for ; list != 0; list = m.all[list].next {
+		if e := &m.all[list]; e.count == c && e.key == key {
+			return true
+		}
+	}
+	return false
+}
+
+// add puts a rule into a list and returns what the list is then.
+func (m *Members) add(list uint32, c *connCount, key [connKey]uint64) uint32 {
+	if len(m.all) == 0 {
+		m.all = make([]member, 1, 64)
+	}
+	i := m.free
+	if i != 0 {
+		m.free = m.all[i].next
+	} else {
+		i = uint32(len(m.all))
+		m.all = append(m.all, member{})
+	}
+	m.all[i] = member{c, key, list}
+	return i
+}
+
+// Release takes a connection off the rules that count it: it has ended, or is closed.
+// list is what View.Members was for it; 0 is none.
+func (m *Members) Release(list uint32) {
+	for list != 0 {
+		e := &m.all[list]
+		e.count.add(e.key[:], ^uint64(0))
+		next := e.next
+		*e = member{next: m.free}
+		m.free, list = list, next
+	}
+}
+
+// connLimit compiles xt_connlimit.
+func (c *compiler) connLimit(m *syntax.ConnLimit) []condition {
+	counted := stateOf(c, m, newConnCount)
+	mask := syntax.PrefixMask(int(m.Mask.N), c.family)
+	dst, upto, most := m.DAddr.Set, m.Upto.Set, m.Above.N
+	if upto {
+		most = m.Upto.N
+	}
+	return []condition{remember(func(v *View) bool {
+		a := v.Src
+		if dst {
+			a = v.Dst
+		}
+		a = masked(a, mask)
+		n, ok := counted.count(v, [connKey]uint64{a.Hi, a.Lo, uint64(v.zone())})
+		if !ok || n == 0 {
+			return v.hotdrop()
+		}
+		return (n > most) != upto
+	})}
+}
+
+// zone returns the zone that the packet's connection was begun in.
+func (v *View) zone() flow.Zone {
+	if c, x := v.connection(); c != nil {
+		t := c.Tuple(flow.Original, x)
+		return t.L4.Zone()
+	}
+	if v.Zone != nil {
+		return v.Zone.In(flow.Original)
+	}
+	return 0
+}
+
+// connection returns the connection of the packet, or the one that it would belong to
+// by its tuple: nil if there is none.
+func (v *View) connection() (*flow.Conn, *flow.Extra) {
+	if v.Tracked && v.Conn != &template {
+		return v.Conn, v.Extra
+	}
+	return v.Env.Connection()
+}
+
+// count returns how many connections an address has, that of the packet among them
+// (nf_conncount_count_skb). ok is false if there is no room to count.
+func (c *connCount) count(v *View, key [connKey]uint64) (n uint64, ok bool) {
+	conn, x := v.connection()
+	list := v.Member
+	if !v.Tracked && x != nil {
+		list = x.Counted
+	}
+	n = c.of(key[:])
+	switch {
+	case v.Members.has(list, c, key):
+		return n, true
+	case conn != nil && conn.Status&flow.Assured != 0 && (n > 0 || closed(conn)): // not added (-EEXIST)
+		return n, true
+	case conn != nil && (!v.Tracked || closed(conn)), v.P.Kind != packet.Data, v.Own: // not for longer than this packet
+		return n + 1, true
+	}
+	if n, ok = c.add(key[:], 1); ok {
+		v.Member = v.Members.add(v.Member, c, key)
+	}
+	return n, ok
+}
+
+// closed is already_closed.
+func closed(c *flow.Conn) bool {
+	s := flow.TCPState(c.State)
+	return c.Key.L4.Proto() == flow.TCP && (s == flow.TCPTimeWait || s == flow.TCPClose)
+}
+
+// Len returns how many connections are counted, each for every rule that counts it.
+func (m *Members) Len() (n int) {
+	if len(m.all) == 0 {
+		return 0
+	}
+	n = len(m.all) - 1
+	for i := m.free; i != 0; i = m.all[i].next {
+		n--
+	}
+	return n
+}

@@ -1,0 +1,62 @@
+package shard
+
+import (
+	"testing"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/packet"
+)
+
+// TestConnlimitForgets: connections that have ended do not count, however they ended:
+// by a reset that nothing had answered yet, by a delete, by being closed, or by never
+// having begun, since a rule behind dropped the packet.
+func TestConnlimitForgets(t *testing.T) {
+	const rules = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m connlimit --connlimit-above 3 -j DROP\n-A FORWARD -p udp --dport 99 -j DROP\nCOMMIT\n"
+	b := newNATBox(t, rules)
+	seg := func(port uint16, flags packet.TCPFlags, seq uint32) []byte {
+		return packet.AppendTCP(nil, packet.IP{Src: clientIP, Dst: serverIP}, port, 80, packet.Segment{Seq: seq, Flags: flags, Window: 100})
+	}
+	for port := range uint16(20) {
+		if _, v := b.pass(0, seg(port+1, packet.SYN, 1)); v.Action != Accept {
+			t.Fatalf("SYN %d after resets: %v %v", port, v.Action, v.Reason)
+		}
+		b.pass(0, seg(port+1, packet.RST, 2))
+	}
+	for port := range uint16(20) {
+		b.pass(0, udp(clientIP, serverIP, 1000+port, 99)) // dropped behind connlimit: no connection
+	}
+	for port := range uint16(3) {
+		if _, v := b.pass(0, udp(clientIP, serverIP, 2000+port, 53)); v.Action != Accept {
+			t.Fatalf("connection %d: %v %v", port, v.Action, v.Reason)
+		}
+	}
+	if _, v := b.pass(0, udp(clientIP, serverIP, 3000, 53)); v.Reason != flow.ReasonRule {
+		t.Fatalf("the fourth: %v %v", v.Action, v.Reason)
+	}
+	b.Walk(0, 1<<20, func(i uint32, _ *flow.Conn) bool { b.Remove(i); return false })
+	if _, v := b.pass(0, udp(clientIP, serverIP, 3001, 53)); v.Action != Accept {
+		t.Fatalf("after a flush: %v %v", v.Action, v.Reason)
+	}
+	if n := b.forward.members.Len(); n != 1 {
+		t.Errorf("%d connections are counted, of one", n)
+	}
+}
+
+// TestConnlimitRaw: in table raw, where no connection is known yet, the one that begins
+// is counted as well.
+func TestConnlimitRaw(t *testing.T) {
+	b := newNATBox(t, "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m connlimit --connlimit-above 2 -j DROP\nCOMMIT\n")
+	for port, want := range []flow.Reason{flow.NoReason, flow.NoReason, flow.ReasonRule, flow.ReasonRule} {
+		if _, v := b.pass(0, udp(clientIP, serverIP, uint16(1000+port), 53)); v.Reason != want {
+			t.Errorf("connection %d: %v %v, want %v", port, v.Action, v.Reason, want)
+		}
+	}
+	for range 3 {
+		if _, v := b.pass(0, udp(clientIP, serverIP, 1000, 53)); v.Action != Accept {
+			t.Errorf("one that is counted: %v %v", v.Action, v.Reason)
+		}
+	}
+	if n := b.forward.members.Len(); n != 2 {
+		t.Errorf("%d connections are counted, of two", n)
+	}
+}
