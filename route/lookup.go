@@ -208,13 +208,18 @@ func (t *Table) follow(h *Hop, r *Route, k *Key, dst netip.Addr) bool {
 		h.MTU = i.MTU
 	}
 	h.SrcMAC, h.VLAN = i.MAC, i.VLAN
-	if nb, ok := t.Neighbour(h.Out, h.Next); ok {
-		h.DstMAC, h.Neighbour, h.Known = nb.MAC, nb.ID, true
-	}
+	t.Resolve(h)
 	if !r.Src.IsValid() {
 		h.Src, _ = i.Source(k.Family, h.Next)
 	}
 	return true
+}
+
+// Resolve fills in what is known now of the neighbour of a Hop. Valid iff its Kind is
+// Unicast and its Out is not negative.
+func (t *Table) Resolve(h *Hop) {
+	nb, ok := t.Neighbour(h.Out, h.Next)
+	h.DstMAC, h.Neighbour, h.Known = nb.MAC, nb.ID, ok
 }
 
 // pick chooses a next hop by source and destination, so that a connection stays with

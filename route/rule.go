@@ -89,7 +89,21 @@ func (t *Table) SetRules(rules []Rule) {
 	}
 	for i := range t.rules {
 		slices.SortStableFunc(t.rules[i], func(a, b Rule) int { return a.Priority - b.Priority })
+		t.custom[i] = !slices.Equal(t.rules[i], standardRules([]flow.Family{flow.IPv4, flow.IPv6}[i]))
 	}
+}
+
+// CustomRules reports whether there are other rules than the kernel's default ones
+// (fib4_has_custom_rules): then it looks the source of every packet up.
+func (t *Table) CustomRules(f flow.Family) bool { return t.custom[index(f)] }
+
+// standardRules are the rules that the kernel has by itself.
+func standardRules(f flow.Family) []Rule {
+	rules := []Rule{NewRule(f, 0, TableLocal), NewRule(f, 32766, TableMain), NewRule(f, 32767, TableDefault)}
+	for i := range rules {
+		rules[i].in = inAny
+	}
+	return rules
 }
 
 // SameRules reports whether t and u have the same routing rules.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/gaissmai/bart"
@@ -113,6 +114,7 @@ type fib = bart.Table[[]*Route]
 type Table struct {
 	Interfaces []Interface // by number
 	rules      [2][]Rule   // by family, by priority
+	custom     [2]bool     // there are others than standardRules
 	fibs       map[int]*fib
 	neighbours []*bart.Table[Neighbour] // by interface; nil: it has none
 	byIndex    map[int]int              // numbers of interfaces by ifindex
@@ -314,6 +316,18 @@ func (t *Table) NumNeighbours() (n int) {
 		}
 	}
 	return n
+}
+
+// SameRouting reports whether t and u differ in their neighbours, or in Ports, alone.
+// One has to be made from the other, by Clone or SetRoutes: routes are the same then if
+// nobody has changed them.
+func (t *Table) SameRouting(u *Table) bool {
+	same := func(a, b Interface) bool {
+		x, y := a, b
+		x.Addrs, y.Addrs = nil, nil
+		return slices.Equal(a.Addrs, b.Addrs) && reflect.DeepEqual(x, y)
+	}
+	return maps.Equal(t.fibs, u.fibs) && t.SameRules(u) && slices.EqualFunc(t.Interfaces, u.Interfaces, same)
 }
 
 // Diff returns what differs between two Tables, in words, at most limit lines. The

@@ -73,8 +73,12 @@ func (s *Shard) SetForwarding(n *Forwarding) {
 		f.rawBusy[i] = n != nil && n.Rules != nil && n.Rules.Busy(policy.RawPrerouting, family)
 	}
 	sameRules := f.Forwarding != nil && n != nil && n.Rules == f.Rules
+	if f.Forwarding != nil && n != nil && f.Routes != nil && n.Routes != nil && n.Routes.SameRouting(f.Routes) {
+		f.hops.resolve(n.Routes)
+	} else {
+		f.hops.renew(f.paths)
+	}
 	f.Forwarding = n
-	f.hops.renew(f.paths)
 	if sameRules {
 		return
 	}

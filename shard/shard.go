@@ -195,6 +195,7 @@ func (s *Shard) Tick(now int64) bool {
 		}
 	}
 	s.now = max(s.now, now)
+	s.forward.hops.sweep(s.forward.paths, sweepBudget)
 	return s.table.Advance(s.now, reapBudget)
 }
 

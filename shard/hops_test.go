@@ -1,0 +1,78 @@
+package shard
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+
+	"github.com/xdpct/xdpct/route"
+)
+
+// TestHopCacheForgets: however often routes change, a path never names another next hop
+// than the one that it was given, against a model that remembers which changes were
+// between.
+func TestHopCacheForgets(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	var c hopCache
+	paths := make([][2]path, 40)
+	c.renew(paths)
+	for change := range 120 {
+		given := map[int]route.Hop{}
+		for i := range []int{0, 1, 700, 3000, 3000, maxHops + 5}[r.IntN(6)] {
+			h := route.Hop{Kind: route.Unicast, MTU: i}
+			n, ok := c.number(&h)
+			if ok != (i < maxHops) {
+				t.Fatalf("next hop %d: %v", i, ok)
+			}
+			if at := i % 97; ok && at < len(paths) {
+				paths[at][0].hop, given[at] = c.base+n, h
+			}
+		}
+		for range r.IntN(4) {
+			c.sweep(paths, 13)
+		}
+		for at := range paths {
+			got := c.of(paths[at][0].hop)
+			if want, ok := given[at]; ok != (got != nil) || ok && *got != want {
+				t.Fatalf("change %d: path %d has %+v, was given %+v (%v)", change, at, got, want, ok)
+			}
+			if c.of(paths[at][1].hop) != nil {
+				t.Fatal("a path that was given none has one")
+			}
+		}
+		c.renew(paths)
+	}
+}
+
+// TestNeighboursChangeUnderConnections: a neighbour that comes, or changes its address,
+// is used from the next packet on, and the paths of other connections stay known.
+func TestNeighboursChangeUnderConnections(t *testing.T) {
+	b := newForwarder(t, "", "", threeWays(1))
+	other := netip.MustParseAddr("10.2.0.9")
+	for range 3 {
+		b.pass(0, udp(clientIP, serverIP, 4000, 53))
+		b.pass(1, udp(serverIP, clientIP, 53, 4000))
+	}
+	base := b.forward.hops.base
+	for n := range byte(20) {
+		routes := b.forward.Routes.Clone()
+		routes.SetNeighbour(1, other, [6]byte{8, n}, true)
+		routes.SetNeighbour(1, serverIP, [6]byte{9, n}, true)
+		b.SetForwarding(&Forwarding{Rules: b.forward.Rules, Routes: routes})
+		if _, v := b.pass(0, udp(clientIP, serverIP, 4000, 53)); v.Action != Accept || v.Hop.DstMAC != [6]byte{9, n} {
+			t.Fatalf("%v %v to %x", v.Action, v.Reason, v.Hop.DstMAC)
+		}
+		if _, v := b.pass(0, udp(clientIP, other, 4000, 53)); v.Action != Accept || v.Hop.DstMAC != [6]byte{8, n} {
+			t.Fatalf("%v %v to %x", v.Action, v.Reason, v.Hop.DstMAC)
+		}
+	}
+	if b.forward.hops.base != base {
+		t.Error("a neighbour voided all next hops")
+	}
+	routes := b.forward.Routes.Clone()
+	routes.SetNeighbour(1, serverIP, [6]byte{}, false)
+	b.SetForwarding(&Forwarding{Rules: b.forward.Rules, Routes: routes})
+	if _, v := b.pass(0, udp(clientIP, serverIP, 4000, 53)); v.Action != Accept || v.Hop.Known {
+		t.Errorf("%v, known %v", v.Action, v.Hop.Known)
+	}
+}
