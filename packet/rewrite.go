@@ -164,6 +164,15 @@ func (p *Packet) SumICMP() {
 	binary.BigEndian.PutUint16(b[2:], ^sum(b, pseudo))
 }
 
+// TOS returns the TOS or traffic class byte.
+func (p *Packet) TOS() uint8 {
+	h := p.Frame[p.L3:]
+	if p.Family == flow.IPv6 {
+		return h[0]<<4 | h[1]>>4
+	}
+	return h[1]
+}
+
 // SetTOS writes the TOS or traffic class byte.
 func (p *Packet) SetTOS(tos uint8) {
 	h := p.Frame[p.L3:]

@@ -56,7 +56,7 @@ func (t *Table) KindOf(a flow.Addr, f flow.Family, dev int) Kind {
 	switch {
 	case ip.IsMulticast():
 		return Multicast
-	case f == flow.IPv4 && (ip.As4()[0] == 0 || ip.As4() == [4]byte{255, 255, 255, 255}):
+	case f == flow.IPv4 && (ip.IsUnspecified() || ip.As4() == [4]byte{255, 255, 255, 255}):
 		return Broadcast
 	}
 	if fib := t.fibs[TableLocal]; fib != nil {

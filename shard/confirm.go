@@ -50,7 +50,7 @@ func (s *Shard) confirm(t *transit) flow.Reason {
 	}
 	v.L4State, v.Status, v.Expires = c.State, c.PublicStatus(), c.Expires
 	t.ref = connRef{at: inTable, entry: i}
-	if t.hasHop && v.Hop != nil && !t.hop.Marked {
+	if t.hasHop && v.Hop != nil && !t.hop.Marked && !t.hop.Varies {
 		s.keepHop(t)
 	}
 	return flow.NoReason

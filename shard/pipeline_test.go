@@ -247,6 +247,60 @@ func TestMartians(t *testing.T) {
 	}
 }
 
+// TestBroadcastSources: a broadcast address of a net passes as a source, but where the
+// kernel looks sources up: when the packet goes back to where it came from and
+// redirects are sent, and when there are rules for routing (asked of 6.18).
+func TestBroadcastSources(t *testing.T) {
+	for _, c := range []struct {
+		dst              string
+		redirects, rules bool
+		want             flow.Reason
+	}{
+		{"10.2.0.1", false, false, 0}, {"10.2.0.1", true, false, 0}, {"10.1.0.2", false, false, 0},
+		{"10.1.0.2", true, false, flow.ReasonMartian}, {"10.2.0.1", false, true, flow.ReasonMartian},
+	} {
+		routes := threeWays(1)
+		routes.Interfaces[0].SendRedirects = c.redirects
+		routes.Add(&route.Route{Table: route.TableLocal, Dst: netip.MustParsePrefix("10.1.0.255/32"), Kind: route.Broadcast, Hops: []route.NextHop{{Out: 0, Weight: 1}}})
+		if c.rules {
+			routes.SetRules([]route.Rule{route.NewRule(flow.IPv4, 0, route.TableLocal), route.NewRule(flow.IPv4, 9, 9), route.NewRule(flow.IPv4, 10, route.TableMain)})
+		}
+		b := newForwarder(t, "", "", routes)
+		if _, v := b.pass(0, udp(netip.MustParseAddr("10.1.0.255"), netip.MustParseAddr(c.dst), 1, 2)); v.Reason != c.want {
+			t.Errorf("%+v: %v %v", c, v.Action, v.Reason)
+		}
+	}
+}
+
+// TestRoutesByTOSAndPorts: rules for routing see TOS, protocol and ports, and what they
+// say of one packet is not kept for others of its connection.
+func TestRoutesByTOSAndPorts(t *testing.T) {
+	routes := threeWays(1)
+	low := route.NewRule(flow.IPv4, 5, 7)
+	low.TOS, low.TOSMask = 0x10, 0x1c
+	web := route.NewRule(flow.IPv4, 6, 7)
+	web.Proto, web.DstPorts = flow.UDP, route.PortRange{Lo: 80, Hi: 80}
+	routes.SetRules([]route.Rule{low, web, route.NewRule(flow.IPv4, 10, route.TableMain)})
+	routes.Add(&route.Route{Table: 7, Dst: netip.MustParsePrefix("10.2.0.0/24"), Kind: route.Unicast, Hops: []route.NextHop{{Out: 2, Weight: 1}}})
+	b := newForwarder(t, "", "", routes)
+	for range 3 {
+		for dport, want := range map[uint16]int{53: 1, 80: 2} {
+			if _, v := b.pass(0, udp(clientIP, serverIP, 4000, dport)); v.Out != want {
+				t.Errorf("port %d leaves by %d: %v", dport, v.Out, v.Reason)
+			}
+			tos := udp(clientIP, serverIP, 4000, dport)
+			tos[1] = 0x10
+			tos[10], tos[11] = 0, 0
+			sum := ^onesSum(tos[:20], 0)
+			tos[10], tos[11] = byte(sum>>8), byte(sum)
+			if _, v := b.pass(0, tos); v.Out != 2 {
+				t.Errorf("low delay leaves by %d: %v", v.Out, v.Reason)
+			}
+			b.pass(want, udp(serverIP, clientIP, dport, 4000))
+		}
+	}
+}
+
 // TestSourcesOfIPv6: the kernel forwards IPv6 packets whose source is an address of its
 // own (asked of 6.18), and drops IPv4 ones.
 func TestSourcesOfIPv6(t *testing.T) {

@@ -20,8 +20,11 @@ func (s *Shard) routeInput(t *transit) flow.Reason {
 	if r := s.validateSource(t); r != flow.NoReason {
 		return r
 	}
-	dst := t.routed.dst
-	t.hop = routes.Lookup(route.Key{Family: p.Family, Src: t.routed.src, Dst: dst, In: p.In, Mark: t.view.Mark})
+	e := &t.routed
+	t.hop = routes.Lookup(route.Key{
+		Family: p.Family, Src: e.src, Dst: e.dst, In: p.In, Mark: t.view.Mark, TOS: p.TOS(),
+		Proto: p.Proto, SrcPort: e.sport, DstPort: e.dport,
+	})
 	t.hasHop = true
 	switch t.hop.Kind {
 	case route.Local:
@@ -50,6 +53,9 @@ func (s *Shard) routeInput(t *transit) flow.Reason {
 		s.sendError(t, errNoRoute)
 		return flow.ReasonNoRoute
 	}
+	if !s.lookedUpSource(t) {
+		return flow.ReasonMartian
+	}
 	return flow.NoReason
 }
 
@@ -58,16 +64,42 @@ func (s *Shard) routeInput(t *transit) flow.Reason {
 func (s *Shard) validateSource(t *transit) flow.Reason {
 	src, dst, f, in := t.routed.src, t.routed.dst, t.p.Family, t.p.In
 	routes := s.forward.Routes
-	// An IPv6 source is not looked up: even an address of the router is forwarded.
-	if martian(src, dst, f) || f == flow.IPv4 && routes.KindOf(src, f, -1) == route.Local {
+	if martian(src, dst, f) {
 		return flow.ReasonMartian
 	}
-	if f == flow.IPv4 && in < len(routes.Interfaces) {
-		if rp := routes.Interfaces[in].ReversePath; rp != 0 && !routes.Reverse(src, dst, f, in, rp == 2) {
-			return flow.ReasonReversePath
-		}
+	if f != flow.IPv4 { // an IPv6 source is not looked up: even an address of the router is forwarded
+		return flow.NoReason
+	}
+	if !routes.Interfaces[in].AcceptLocal && routes.KindOf(src, f, -1) == route.Local {
+		return flow.ReasonMartian
+	}
+	if !routes.FilterOK(route.ReverseKey{Family: f, Src: src, Dst: dst, In: in, Mark: t.view.Mark, TOS: t.p.TOS()}) {
+		return flow.ReasonReversePath
 	}
 	return flow.NoReason
+}
+
+// lookedUpSource reports whether the source of an IPv4 packet is that of one host, where
+// Linux looks that up: if there are rules for routing, or if a redirect may be due
+// (fib_validate_source, __fib_validate_source). Where it does not, the broadcast address
+// of a net may be a source.
+func (s *Shard) lookedUpSource(t *transit) bool {
+	routes, p := s.forward.Routes, t.p
+	in := &routes.Interfaces[p.In]
+	if p.Family != flow.IPv4 || !(in.SendRedirects && t.hop.Out == p.In) && !routes.CustomRules(flow.IPv4) {
+		return true
+	}
+	key := route.Key{Family: p.Family, Src: t.routed.dst, Dst: t.routed.src, In: -1, TOS: p.TOS()}
+	if in.SrcValidMark {
+		key.Mark = t.view.Mark
+	}
+	switch routes.Lookup(key).Kind {
+	case route.Broadcast, route.Multicast, route.Anycast:
+		return false
+	case route.Local:
+		return in.AcceptLocal
+	}
+	return true
 }
 
 // martian reports whether a packet with these addresses is not to be on any link
@@ -133,7 +165,7 @@ func (t *transit) leaveBy(out int) {
 // follow, and returns where it is kept.
 func (s *Shard) keepHop(t *transit) *route.Hop {
 	f := &s.forward
-	if t.hop.Marked && t.view.Mark != 0 {
+	if t.hop.Varies || t.hop.Marked && t.view.Mark != 0 {
 		return f.passing.keep(t.n, &t.hop)
 	}
 	i, ok := f.hops.number(&t.hop)
