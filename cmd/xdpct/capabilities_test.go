@@ -76,7 +76,7 @@ func asNobody(t *testing.T, ns *netlab.NS, config, prepare string, caps []uintpt
 // README names, follows a port that goes and comes back, and says nothing of a permission.
 func TestCapabilitiesSuffice(t *testing.T) {
 	testenv.Root(t)
-	for _, mode := range []string{"bridge", "tap"} {
+	for _, mode := range []string{"bridge", "tap", "router"} {
 		for _, xdp := range []string{"driver", "generic"} {
 			t.Run(mode+"/"+xdp, func(t *testing.T) {
 				caps := sufficient
