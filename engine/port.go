@@ -165,7 +165,8 @@ func (e *Engine) attach(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error
 		return nil, err
 	}
 	if _, err := prog.Segments(); err != nil {
-		e.log.Warn("frames that are longer than the MTU, as offloads make them, are dropped (frame_too_large)", "interface", ifi.Name, "error", err)
+		e.log.Warn("frames that are longer than the MTU, as offloads make them, are dropped (frame_too_large), and on a device that lies on others VLAN tags are lost",
+			"interface", ifi.Name, "error", err)
 	}
 	e.log.Info("port open", "interface", ifi.Name, "queues", len(queues), "xdp", prog.Mode(),
 		"zero_copy", queues[0].ZeroCopy())
@@ -350,6 +351,7 @@ func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 		closeAll()
 		return err
 	}
+	p.ifi, p.program = ifi, prog // from now on closing the port closes it
 	for i, w := range e.workers {
 		if err := e.ask(ctx, w, func(w *worker) bool {
 			w.ports[at].open(&ifi, queues[i])
@@ -361,7 +363,6 @@ func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 			return err
 		}
 	}
-	p.ifi, p.program = ifi, prog
 	if e.router != nil {
 		e.router.portOpened()
 	}

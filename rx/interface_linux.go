@@ -18,6 +18,9 @@ type Interface struct {
 	// NoLink says that packets have no link header: they begin with their IP header,
 	// as on tun, WireGuard and PPP devices.
 	NoLink bool
+	// Untags says that the kernel has taken VLAN tags out of the frames before generic XDP
+	// sees them, since the device lies on others, which received them.
+	Untags bool
 	// Partial says that packets may arrive with a checksum that covers only the
 	// pseudo header, see partial.
 	Partial bool
@@ -36,6 +39,10 @@ func LookupInterface(name string) (Interface, error) {
 	}
 	a := link.Attrs()
 	ifi := Interface{Name: name, Index: a.Index, MTU: a.MTU, Queues: max(a.NumRxQueues, 1), NoLink: NoLink(link)}
+	switch link.Type() {
+	case "bridge", "bond", "team", "macvlan", "macvtap", "ipvlan", "openvswitch":
+		ifi.Untags = true
+	}
 	if !ifi.NoLink && a.EncapType != "ether" && a.EncapType != "loopback" {
 		return Interface{}, fmt.Errorf("interface %q: links of type %s are not supported, only Ethernet, and those without a link header (tun, PPP, IP tunnels)", name, a.EncapType)
 	}

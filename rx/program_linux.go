@@ -86,9 +86,12 @@ func (p *Program) open(ifi *Interface, queues []Queue, o *ProgramOptions) error 
 		return fmt.Errorf("reading the XDP program: %w", err)
 	}
 	spec.Maps["sockets"].MaxEntries = uint32(len(queues))
-	maxFrame, segmenter, noLink := o.MaxFrame, uint32(0), uint32(0)
-	if ifi.NoLink {
-		noLink = 1
+	maxFrame, segmenter := o.MaxFrame, uint32(0)
+	flag := func(b bool) uint32 {
+		if b {
+			return 1
+		}
+		return 0
 	}
 	if p.mode == ModeGeneric {
 		if p.segments, p.noSegments = openSegments(ifi.NoLink); p.segments != nil {
@@ -96,7 +99,8 @@ func (p *Program) open(ifi *Interface, queues []Queue, o *ProgramOptions) error 
 			maxFrame = min(maxFrame, uint32(ifi.FrameLen()))
 		}
 	}
-	for name, v := range map[string]uint32{"steer": uint32(o.Steer), "max_frame": maxFrame, "segmenter": segmenter, "no_link": noLink} {
+	for name, v := range map[string]uint32{"steer": uint32(o.Steer), "max_frame": maxFrame, "segmenter": segmenter,
+		"no_link": flag(ifi.NoLink), "untags": flag(ifi.Untags)} {
 		if err := spec.Variables[name].Set(v); err != nil {
 			return fmt.Errorf("setting up the XDP program: %w", err)
 		}
@@ -234,7 +238,7 @@ type ProgramStats struct {
 	Passed   uint64 // left to the host
 	NoSocket uint64 // dropped: ReasonXDPNoSocket
 	TooLarge uint64 // dropped: ReasonFrameTooLarge
-	Large    uint64 // cut by the kernel, see Segments
+	Large    uint64 // left to the kernel, to be cut or to keep their VLAN tags, see Segments
 }
 
 // Stats reads the counters.

@@ -15,7 +15,8 @@ import (
 // How long the segments are only the kernel knows. So the program sends such a frame out
 // by a TAP device (a TUN device, if there is no link header) that has no abilities: the
 // kernel cuts it, as it does for any such device, and completes the checksums. It goes
-// with the process.
+// with the process. All frames of a device that lies on others come this way in generic
+// mode, for their VLAN tags (Interface.Untags).
 //
 // A Segments belongs to one goroutine.
 type Segments struct {

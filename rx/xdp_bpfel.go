@@ -54,6 +54,7 @@ const (
 	xdpVarNoLink     = "no_link"
 	xdpVarSegmenter  = "segmenter"
 	xdpVarSteer      = "steer"
+	xdpVarUntags     = "untags"
 	xdpVarUnusedFate = "unused_fate"
 )
 
@@ -122,6 +123,7 @@ type xdpVariableSpecs struct {
 	NoLink     *ebpf.VariableSpec `ebpf:"no_link"`
 	Segmenter  *ebpf.VariableSpec `ebpf:"segmenter"`
 	Steer      *ebpf.VariableSpec `ebpf:"steer"`
+	Untags     *ebpf.VariableSpec `ebpf:"untags"`
 	UnusedFate *ebpf.VariableSpec `ebpf:"unused_fate"`
 }
 
@@ -170,6 +172,7 @@ type xdpVariables struct {
 	NoLink     *ebpf.Variable `ebpf:"no_link"`
 	Segmenter  *ebpf.Variable `ebpf:"segmenter"`
 	Steer      *ebpf.Variable `ebpf:"steer"`
+	Untags     *ebpf.Variable `ebpf:"untags"`
 	UnusedFate *ebpf.Variable `ebpf:"unused_fate"`
 }
 

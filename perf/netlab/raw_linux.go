@@ -1,6 +1,7 @@
 package netlab
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"time"
@@ -11,13 +12,17 @@ import (
 // Raw sends and receives whole frames on an interface (AF_PACKET).
 type Raw struct {
 	fd  int
-	buf []byte
+	buf []byte // with room for a VLAN tag in front
+	oob []byte
 }
+
+// tagLen is the length of a VLAN tag.
+const tagLen = 4
 
 // OpenRaw opens an interface of the namespace. Frames that the interface itself
 // sends are not received.
 func (ns *NS) OpenRaw(ifname string) (*Raw, error) {
-	r := &Raw{fd: -1, buf: make([]byte, 1<<16)}
+	r := &Raw{fd: -1, buf: make([]byte, tagLen+1<<16), oob: make([]byte, 256)}
 	err := ns.Do(func() error {
 		ifi, err := net.InterfaceByName(ifname)
 		if err != nil {
@@ -28,6 +33,9 @@ func (ns *NS) OpenRaw(ifname string) (*Raw, error) {
 			return err
 		}
 		if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
+			return err
+		}
+		if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
 			return err
 		}
 		_ = unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
@@ -58,9 +66,9 @@ func (r *Raw) Send(frame []byte) error {
 // within wait. A wait of 0 only looks.
 func (r *Raw) Recv(wait time.Duration) ([]byte, error) {
 	for deadline := time.Now().Add(wait); ; {
-		n, _, err := unix.Recvfrom(r.fd, r.buf, unix.MSG_DONTWAIT)
+		n, oob, _, _, err := unix.Recvmsg(r.fd, r.buf[tagLen:], r.oob, unix.MSG_DONTWAIT)
 		if err == nil {
-			return r.buf[:n], nil
+			return r.tagged(n, r.oob[:oob]), nil
 		}
 		if err != unix.EAGAIN && err != unix.EINTR {
 			return nil, err
@@ -74,4 +82,26 @@ func (r *Raw) Recv(wait time.Duration) ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// tagged returns the frame of n bytes that was received, with the VLAN tag that the kernel
+// has taken out of it.
+func (r *Raw) tagged(n int, oob []byte) []byte {
+	frame := r.buf[tagLen : tagLen+n]
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || n < 12 {
+		return frame
+	}
+	for _, m := range msgs {
+		// struct tpacket_auxdata: status at 0, vlan_tci at 16, vlan_tpid at 18.
+		if m.Header.Level != unix.SOL_PACKET || m.Header.Type != unix.PACKET_AUXDATA || len(m.Data) < 20 ||
+			binary.NativeEndian.Uint32(m.Data)&unix.TP_STATUS_VLAN_VALID == 0 {
+			continue
+		}
+		copy(r.buf, frame[:12])
+		binary.BigEndian.PutUint16(r.buf[12:], binary.NativeEndian.Uint16(m.Data[18:]))
+		binary.BigEndian.PutUint16(r.buf[14:], binary.NativeEndian.Uint16(m.Data[16:]))
+		return r.buf[:tagLen+n]
+	}
+	return frame
 }

@@ -34,6 +34,7 @@ enum steer {
 volatile const __u32 steer;     // enum steer
 volatile const __u32 max_frame; // the longest frame that is taken as it is
 volatile const __u32 segmenter; // interface for segment, 0: longer frames are dropped
+volatile const __u32 untags;    // not 0: VLAN tags are gone before xdpct sees a frame
 volatile const __u32 no_link;   // not 0: there is no Ethernet header (tun, PPP)
 
 struct {
@@ -314,14 +315,14 @@ int xdpct(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	__u32 queue = ctx->rx_queue_index;
+	__u32 len = bpf_xdp_get_buff_len(ctx); // end - data would take CAP_PERFMON
 
 	if (!is_steered(data, end))
 		return fate(FATE_PASSED, XDP_PASS);
-	if (bpf_xdp_get_buff_len(ctx) > max_frame) { // end - data would take CAP_PERFMON
-		if (segmenter)
-			return fate(FATE_LARGE, XDP_PASS);
+	if (segmenter && (untags || len > max_frame))
+		return fate(FATE_LARGE, XDP_PASS);
+	if (len > max_frame)
 		return fate(FATE_TOO_LARGE, XDP_DROP);
-	}
 	if (!bpf_map_lookup_elem(&sockets, &queue))
 		return fate(FATE_NO_SOCKET, XDP_DROP);
 	fate(FATE_STEERED, 0);
@@ -334,6 +335,10 @@ int xdpct(struct xdp_md *ctx)
 // a device that can do nothing by itself: the kernel cuts it for that, and completes the
 // checksums, and user space reads the segments there.
 //
+// The same way go all frames of a device that lies on others (a bridge, a macvlan): the
+// kernel has taken the VLAN tag out of the frame before it gets there, where generic XDP
+// does not see it. The device at the end has it in the frame again.
+//
 // It runs behind xdpct (tcx ingress), on what that has let pass.
 #define TCX_NEXT (-1) // younger than some headers
 SEC("tc")
@@ -342,7 +347,7 @@ int segment(struct __sk_buff *skb)
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 
-	if (skb->len <= max_frame || !is_steered(data, end))
+	if ((!untags && skb->len <= max_frame) || !is_steered(data, end))
 		return TCX_NEXT;
 	return bpf_redirect(segmenter, 0);
 }
