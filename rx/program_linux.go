@@ -143,7 +143,7 @@ func (p *Program) setPromiscuous(ifindex int) (err error) {
 // privilege adds the likely cause to a permission error.
 func privilege(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("%w (needs root, or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW)", err)
+		return fmt.Errorf("%w (needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW, and for a router CAP_PERFMON)", err)
 	}
 	return err
 }
