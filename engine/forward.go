@@ -242,17 +242,17 @@ func familyOf(a netip.Addr) flow.Family {
 // sendOwn sends what the shard itself has to say.
 func (w *worker) sendOwn() {
 	for _, o := range w.shard.TakeOwn() {
+		const l3 = packet.MaxLink // room for the link header
 		free := w.pool.Peek(1)
-		if len(free) == 0 || len(o.Datagram)+rx.Headroom > int(w.umem.MaxFrame()) {
+		if len(free) == 0 || l3+len(o.Datagram) > int(w.umem.MaxFrame()) {
 			w.drops[flow.ReasonNoChunk]++
 			continue
 		}
-		const l3 = 18 // room for a tag
 		d := rx.Desc{Addr: free[0] + rx.Headroom, Len: uint32(l3 + len(o.Datagram))}
 		w.pool.Take(1)
 		copy(w.umem.Frame(d)[l3:], o.Datagram)
 		if w.routing.table == nil { // a bridge: back to where the packet came from
-			w.answerBridged(d, o)
+			w.answerBridged(d, &o)
 			continue
 		}
 		v := shard.Verdict{Action: shard.Accept, Hop: &o.Hop}
@@ -260,23 +260,21 @@ func (w *worker) sendOwn() {
 	}
 }
 
-// answerBridged sends an answer of a bridge: the Ethernet addresses are those of the
-// packet that it answers, exchanged.
-func (w *worker) answerBridged(d rx.Desc, o shard.Own) {
+// answerBridged sends an answer of a bridge, which has room for the longest link header in
+// front: that of the packet that it answers, its addresses exchanged, its VLAN tags as they
+// are (nf_reject_bridge does so, too). IP answers IP, so the EtherType is the same.
+func (w *worker) answerBridged(d rx.Desc, o *shard.Own) {
 	p := w.ports[o.Out]
 	if p.queue == nil {
 		w.drop(flow.ReasonNoPort, d.Addr)
 		return
 	}
-	d.Addr, d.Len = d.Addr+4, d.Len-4
+	spare := uint32(packet.MaxLink) - uint32(o.LinkLen)
+	d.Addr, d.Len = d.Addr+uint64(spare), d.Len-spare
 	f := w.umem.Frame(d)
 	copy(f, o.Link[6:12])
 	copy(f[6:], o.Link[:6])
-	typ := packet.EtherIPv4
-	if f[14]>>4 == 6 {
-		typ = packet.EtherIPv6
-	}
-	binary.BigEndian.PutUint16(f[12:], uint16(typ))
+	copy(f[12:], o.Link[12:o.LinkLen])
 	p.out = append(p.out, d)
 }
 

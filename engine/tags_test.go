@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"net/netip"
@@ -129,6 +130,37 @@ func frames(t *testing.T, r *netlab.Raw) func(yield func([]byte) bool) {
 			if !yield(f) || ours {
 				return
 			}
+		}
+	}
+}
+
+// TestTagsOnAnswer rejects a frame under tags on a bridge: the ICMP error comes back under
+// the same.
+func TestTagsOnAnswer(t *testing.T) {
+	const reject = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p udp -j REJECT\nCOMMIT\n"
+	h, _ := newHosts(t, netlab.HostsOptions{}, reject, "", nil)
+	in := openRaw(t, h.Left)
+	for _, tags := range [][]uint16{nil, {5}, {5, 6}} {
+		sent := taggedFrame(macB, netlab.PeerIP, tags...)
+		if err := in.Send(sent); err != nil {
+			t.Fatal(err)
+		}
+		var answer []byte
+		eventually(t, 5*time.Second, "answer", func() bool {
+			f, err := in.Recv(50 * time.Millisecond)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ip := 14 + 4*len(tags)
+			if len(f) < ip+28 || f[ip] != 0x45 || f[ip+9] != 1 || f[ip+20] != 3 {
+				return false
+			}
+			answer = f
+			return true
+		})
+		want := append(append(append([]byte{}, sent[6:12]...), sent[:6]...), sent[12:14+4*len(tags)]...)
+		if !bytes.HasPrefix(answer, want) {
+			t.Errorf("tags %v: the answer begins with %x, not %x", tags, answer[:len(want)], want)
 		}
 	}
 }

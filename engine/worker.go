@@ -253,12 +253,15 @@ func (w *worker) admit(h handed, k int, mine bool) bool {
 	return true
 }
 
-// arrange prepares a packet for rules and routes; it returns false if it came by an
-// interface that there is none for.
+// arrange prepares a packet for rules and routes; it returns false if it came under VLAN
+// tags that there is no interface for.
 func (w *worker) arrange(p *packet.Packet, h handed) (ok bool) {
 	p.In, p.Largest, ok = int(h.port), 0, true
 	if w.routing.table != nil {
 		p.In, ok = w.interfaceOf(h.port, p.VLAN)
+		// Of two tags only the outer one has an interface: what is under the inner one is
+		// not that interface's.
+		ok = ok && p.L3 < packet.MaxLink
 	}
 	if w.ports[h.port].checks.Partial { // what is rewritten has to be whole
 		p.CompleteChecksum()

@@ -26,6 +26,10 @@ const (
 	ipv6Len     = 40
 )
 
+// MaxLink is the length in bytes of the longest link header that Parse reads: Ethernet
+// with two VLAN tags.
+const MaxLink = ethernetLen + maxVLANs*vlanLen
+
 // Parse reads an Ethernet frame into p. wire is the length that the frame had
 // on the wire: len(frame), or more if a capture cut it. Every field of p is set.
 func (p *Packet) Parse(frame []byte, wire int, checks Checks) {

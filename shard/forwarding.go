@@ -26,7 +26,10 @@ type Own struct {
 	Datagram []byte
 	Hop      route.Hop // valid iff there are routes
 	Out      int       // interface
-	Link     [12]byte  // Ethernet addresses of the packet that it answers, destination first
+	// Link is the link header of the packet that it answers, with at most two VLAN tags;
+	// LinkLen is its length in bytes.
+	Link    [packet.MaxLink]byte
+	LinkLen uint8
 }
 
 // forwarding is the part of a Shard that forwards: what outlives a packet.

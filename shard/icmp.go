@@ -136,7 +136,7 @@ func (s *Shard) sendAnswer(t *transit, d []byte, hop route.Hop) {
 		return
 	}
 	own := Own{Datagram: o.p.Frame, Hop: o.hop, Out: o.hop.Out}
-	copy(own.Link[:], t.p.Frame)
+	own.LinkLen = uint8(copy(own.Link[:], t.p.Frame[:t.p.L3]))
 	s.forward.own = append(s.forward.own, own)
 }
 
