@@ -56,8 +56,9 @@ type Config struct {
 	// Rules names the files of rules, for bridge and router.
 	Rules RuleFiles `yaml:"rules"`
 	// NATPorts are the ports that connections may be mapped to on the host's own
-	// addresses; empty means those from 1024 on that the host does not pick from by
-	// itself (net.ipv4.ip_local_port_range).
+	// addresses where rules name none; empty means those that the host does not pick
+	// from by itself (net.ipv4.ip_local_port_range). Ports that sockets have are taken
+	// out.
 	NATPorts PortRanges `yaml:"nat_ports"`
 	// ICMPRateLimit is the least time in milliseconds between ICMP errors to one
 	// host, of which six may come at once; 0 is no limit.

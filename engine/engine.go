@@ -18,6 +18,7 @@ import (
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/frag"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
@@ -30,6 +31,7 @@ const maxPorts = 16
 type Engine struct {
 	cfg     Config
 	secret  flow.Secret
+	shared  *nat.Shared // by the shards of a router
 	umem    *rx.UMEM
 	ports   []*port
 	workers []*worker
@@ -79,7 +81,7 @@ func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
 	if e.ns, err = netns.Get(); err != nil {
 		return e, fmt.Errorf("finding the network namespace: %w", err)
 	}
-	if err := e.newSecret(); err != nil {
+	if err := secrets(e.secret[:]); err != nil {
 		return e, err
 	}
 	n, err := e.lookupPorts()
@@ -101,19 +103,28 @@ func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
 	return e, nil
 }
 
-func (e *Engine) newSecret() error {
-	var b [8 * len(e.secret)]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return fmt.Errorf("making the secret of the hash: %w", err)
+// secrets fills words with random bits. Each use has some of its own: that ports can be
+// seen from outside is to say nothing about the hash.
+func secrets(words []uint64) error {
+	b := make([]byte, 8*len(words))
+	if _, err := rand.Read(b); err != nil {
+		return fmt.Errorf("making a secret: %w", err)
 	}
-	for i := range e.secret {
-		e.secret[i] = binary.NativeEndian.Uint64(b[8*i:])
+	for i := range words {
+		words[i] = binary.NativeEndian.Uint64(b[8*i:])
 	}
 	return nil
 }
 
-func (e *Engine) owner(key *flow.Tuple) int {
-	return shard.Owner(key.Hash(&e.secret), len(e.workers))
+// owner returns the worker that owns the connection with the tuple t.
+func (e *Engine) owner(t flow.Tuple) *worker {
+	key, flipped := t.Canonical()
+	if e.shared != nil && e.shared.Directory != nil {
+		if n, ok := e.shared.Directory.Owner(&key, flipped); ok {
+			return e.workers[n]
+		}
+	}
+	return e.workers[shard.Owner(key.Hash(&e.secret), len(e.workers))]
 }
 
 // lookupPorts finds the interfaces and returns the number of shards.
@@ -165,6 +176,14 @@ func (e *Engine) makeWorkers(n int) error {
 	sc := e.cfg.Settings.shardConfig(n, &e.secret, &e.cfg.Zoning)
 	sc.Epoch = start.UnixNano()
 	sc.Forwards, sc.Translates = e.cfg.forwards(), e.cfg.Mode == Router
+	if sc.Translates {
+		var key nat.Key
+		if err := secrets(key[:]); err != nil {
+			return err
+		}
+		e.shared = nat.NewShared(n, n*sc.MaxConns, key)
+		sc.NAT = e.shared
+	}
 	e.expect = sc.Expect
 	e.expect.Observe = e.observeExpect
 	clock := func() (mono, wall int64) {
@@ -184,7 +203,11 @@ func (e *Engine) makeWorkers(n int) error {
 		sc.Observe = w.observe
 		sc.Number, sc.Shards = i, n
 		sc.Log = e.logPacket
-		sc.Seed = e.secret[0] ^ uint64(i)<<32
+		var seed [1]uint64
+		if err := secrets(seed[:]); err != nil {
+			return err
+		}
+		sc.Seed = seed[0]
 		if w.shard, err = shard.New(sc, 0); err != nil {
 			return err
 		}

@@ -38,7 +38,7 @@ func (w *worker) reassemble(p *packet.Packet, h handed) {
 	}
 	whole := w.assemble(d.Frames)
 	if whole.Kind == packet.Data || whole.Kind == packet.Error {
-		if owner := shard.Owner(whole.Hash, len(w.peers)); owner != w.id {
+		if owner := w.shard.OwnerOf(whole); owner != w.id {
 			w.handOverAll(d.Frames, w.peers[owner])
 			return
 		}
@@ -163,6 +163,7 @@ func (w *worker) sendBuilt(link, datagram []byte, port uint8, v *shard.Verdict) 
 func (w *worker) handOverAll(frames []handed, to *worker) {
 	for i := range frames {
 		frames[i].left = uint8(len(frames) - i)
+		frames[i].hops++
 	}
 	if !to.inbox[w.id].pushAll(frames) {
 		for _, h := range frames {
@@ -187,6 +188,10 @@ func (w *worker) arrive(from int, h handed) {
 	for i := range frames {
 		frames[i].left = 0
 	}
-	w.assemble(frames)
+	whole := w.assemble(frames)
+	if owner := w.shard.OwnerOf(whole); owner != w.id && frames[0].hops < maxHops {
+		w.handOverAll(frames, w.peers[owner])
+		return
+	}
 	w.judgeWhole(frames)
 }

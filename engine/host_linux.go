@@ -15,15 +15,28 @@ import (
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/nat"
+	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/route"
 	"github.com/xdpct/xdpct/rx"
 )
 
-// freePorts returns the ports of the host's own addresses that translation may use:
-// those that are configured, or all from 1024 on but for what the host picks from by
-// itself (ip_local_port_range); and in any case none that somebody listens on.
-func (r *router) freePorts() (*nat.PortSet, error) {
-	s := &nat.PortSet{}
+// hostPorts are the ports of the host's own addresses, as far as translation goes.
+type hostPorts struct {
+	free  nat.PortSet // that it may use where a rule names none
+	bound nat.PortSet // that it may not use because sockets have them
+}
+
+// hostPorts returns the ports that translation may use: those that are configured, or
+// all but those that the host picks from by itself (ip_local_port_range); and in any
+// case none that a socket is bound to. A TCP socket that does not listen counts if its
+// port is of those.
+func (r *router) hostPorts() (*hostPorts, error) {
+	h := &hostPorts{}
+	s := &h.free
+	taken := func(proto flow.Proto, port uint16) {
+		s.Remove(proto, port)
+		h.bound.AddFor(proto, port, port)
+	}
 	ranges := r.e.cfg.NATPorts
 	if len(ranges) == 0 {
 		lo, hi := uint16(32768), uint16(60999)
@@ -31,11 +44,11 @@ func (r *router) freePorts() (*nat.PortSet, error) {
 			_, _ = fmt.Sscan(string(b), &lo, &hi)
 		}
 		ranges = PortRanges{}
-		if lo > 1024 {
-			ranges = append(ranges, PortRange{1024, lo - 1})
+		if lo > 1 {
+			ranges = append(ranges, PortRange{1, lo - 1})
 		}
 		if hi < 65535 {
-			ranges = append(ranges, PortRange{max(hi+1, 1024), 65535})
+			ranges = append(ranges, PortRange{hi + 1, 65535})
 		}
 	}
 	for _, g := range ranges {
@@ -47,8 +60,8 @@ func (r *router) freePorts() (*nat.PortSet, error) {
 			return nil, fmt.Errorf("listing sockets: %w", err)
 		}
 		for _, k := range tcp {
-			if k.State == netlink.TCP_LISTEN {
-				s.Remove(flow.TCP, k.ID.SourcePort)
+			if k.State == netlink.TCP_LISTEN || s.Has(flow.TCP, k.ID.SourcePort) {
+				taken(flow.TCP, k.ID.SourcePort)
 			}
 		}
 		udp, err := r.nl.SocketDiagUDP(f)
@@ -56,18 +69,43 @@ func (r *router) freePorts() (*nat.PortSet, error) {
 			return nil, fmt.Errorf("listing sockets: %w", err)
 		}
 		for _, k := range udp {
-			s.Remove(flow.UDP, k.ID.SourcePort)
+			taken(flow.UDP, k.ID.SourcePort)
 		}
 	}
-	return s, nil
+	return h, nil
 }
 
 // hostState is what the XDP programs are told of the host.
 type hostState struct {
-	free    *nat.PortSet // of the host's own addresses: ports that translation may use
-	wanted  *nat.PortSet // those that rules translate although they are the host's
-	wantAll bool
-	told    []told // by port
+	ports    *hostPorts
+	mappings *nat.HostPorts // ports, as the shards get them
+	interest interest
+	told     []told // by port
+}
+
+// interest is what of the host's own traffic rules may translate: packets to these ports
+// have to be seen although they are addressed to the host.
+type interest struct {
+	wanted *nat.PortSet // that destinations are mapped from
+	all    bool         // not only those
+	named  *nat.PortSet // that rules name for sources to be mapped to
+	single *nat.PortSet // the same, where it is the only one that a rule names
+}
+
+func interestOf(r Rules) (i interest) {
+	i.wanted, i.all = policy.LocalPorts(r.all()...)
+	i.named, i.single = policy.NATPorts(r.all()...)
+	return i
+}
+
+// seen returns the ports of which packets are to be seen that are addressed to the host.
+func (h *hostState) seen() *nat.PortSet {
+	s := *h.interest.named
+	s.Subtract(&h.ports.bound)
+	for _, o := range []*nat.PortSet{&h.ports.free, h.interest.wanted, h.interest.single} {
+		s.Union(o)
+	}
+	return &s
 }
 
 // told is what a program knows. One that takes its place knows nothing of it.
@@ -77,15 +115,15 @@ type told struct {
 }
 
 // interest takes what of the host's own traffic rules may translate.
-func (r *router) interest(ports *nat.PortSet, all bool) error {
+func (r *router) interest(i interest) error {
 	r.mu.Lock()
-	before, beforeAll := r.host.wanted, r.host.wantAll
-	r.host.wanted, r.host.wantAll = ports, all
+	before := r.host.interest
+	r.host.interest = i
 	r.mu.Unlock()
 	err := r.tell()
 	if err != nil {
 		r.mu.Lock()
-		r.host.wanted, r.host.wantAll = before, beforeAll
+		r.host.interest = before
 		r.mu.Unlock()
 	}
 	return err
@@ -96,19 +134,16 @@ func (r *router) tell() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := r.mirror.Table()
-	h := rx.Host{Portless: true, All: r.host.wantAll}
+	h := rx.Host{Portless: true, All: r.host.interest.all}
 	for a, kind := range t.LocalAddrs {
 		if kind == route.Local || kind == route.Broadcast || kind == route.Anycast {
 			h.Addrs = append(h.Addrs, a)
 		}
 	}
 	slices.SortFunc(h.Addrs, netip.Addr.Compare)
+	seen := r.host.seen()
 	for i := range h.Ports {
-		words := *r.host.free.Words(i)
-		for k, w := range r.host.wanted.Words(i) {
-			words[k] |= w
-		}
-		h.Ports[i] = &words
+		h.Ports[i] = seen.Words(i)
 	}
 	for i, p := range r.e.ports {
 		mine := h

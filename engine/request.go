@@ -188,8 +188,7 @@ func (e *Engine) Zero(ctx context.Context, f flow.Filter, emit func(*flow.Record
 
 // at runs step on the worker that owns the connection with the tuple t.
 func (e *Engine) at(ctx context.Context, t flow.Tuple, step func(s *shard.Shard)) error {
-	key, _ := t.Canonical()
-	return e.ask(ctx, e.workers[e.owner(&key)], func(w *worker) bool { step(w.shard); return true })
+	return e.ask(ctx, e.owner(t), func(w *worker) bool { step(w.shard); return true })
 }
 
 // Get returns the connection with the tuple t in either direction.

@@ -37,7 +37,7 @@ type router struct {
 // openRouter reads the kernel's state. It refuses if that cannot be followed.
 func (e *Engine) openRouter() (r *router, err error) {
 	r = &router{e: e, opened: make(chan struct{}, 1)}
-	r.host = hostState{wanted: &nat.PortSet{}, told: make([]told, len(e.ports))}
+	r.host = hostState{interest: interestOf(Rules{}), told: make([]told, len(e.ports))}
 	cfg := mirror.Config{Log: e.log, InNamespace: e.inNamespace, MaxInterfaces: policy.MaxInterfaces}
 	for _, p := range e.ports {
 		cfg.Ports = append(cfg.Ports, mirror.Port{Name: p.ifi.Name, Index: p.ifi.Index})
@@ -49,9 +49,10 @@ func (e *Engine) openRouter() (r *router, err error) {
 		if r.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_INET_DIAG); err != nil {
 			return fmt.Errorf("opening netlink: %w", err)
 		}
-		if r.host.free, err = r.freePorts(); err != nil {
+		if r.host.ports, err = r.hostPorts(); err != nil {
 			return err
 		}
+		r.host.mappings = nat.NewHostPorts(&r.host.ports.free, &r.host.ports.bound)
 		r.warn()
 		r.tun, err = openTUN(r.nl)
 		return err
@@ -87,7 +88,7 @@ func (r *router) warn() {
 func (r *router) latest() *route.Table {
 	t := r.mirror.Table().Clone()
 	r.mu.Lock()
-	t.Ports = r.host.free
+	t.Ports = r.host.mappings
 	r.mu.Unlock()
 	return t
 }
@@ -154,19 +155,19 @@ func (r *router) adopt() error {
 
 // poll looks at what nobody tells of: ports that the host's programs use.
 func (r *router) poll() error {
-	var free *nat.PortSet
+	var ports *hostPorts
 	err := r.e.inNamespace(func() (err error) {
 		r.tun.admit()
-		free, err = r.freePorts()
+		ports, err = r.hostPorts()
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	r.mu.Lock()
-	same := *free == *r.host.free
+	same := *ports == *r.host.ports
 	if !same {
-		r.host.free = free
+		r.host.ports, r.host.mappings = ports, nat.NewHostPorts(&ports.free, &ports.bound)
 	}
 	r.mu.Unlock()
 	if same {

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/policy/syntax"
 	"github.com/xdpct/xdpct/route"
@@ -60,6 +61,8 @@ type rulebook struct {
 	mu       sync.Mutex // guards what follows, for no longer than it takes to read or write it
 	rules    Rules
 	program  *policy.Program
+	mappable mappable     // by the rules
+	mapped   *nat.AddrSet // what the workers were last prepared for; guarded by applying
 	routes   *route.Table // nil: a bridge
 	timeouts map[string]uint16
 }
@@ -122,12 +125,12 @@ func (e *Engine) changeRules(change func(now Rules) Rules) error {
 		return err
 	}
 	if e.router != nil {
-		if err := e.router.interest(policy.LocalPorts(r.all()...)); err != nil {
+		if err := e.router.interest(interestOf(r)); err != nil {
 			return err
 		}
 	}
 	e.names.Store(&names)
-	if err := e.apply(func(b *rulebook) { b.rules, b.program = r, p }); err != nil {
+	if err := e.apply(func(b *rulebook) { b.rules, b.program, b.mappable = r, p, mappableOf(r) }); err != nil {
 		return err
 	}
 	// Now no shard counts for the old ones any more.
@@ -151,9 +154,19 @@ func (e *Engine) apply(change func(*rulebook)) error {
 	b.mu.Lock()
 	change(b)
 	f := &shard.Forwarding{Rules: b.program, Routes: b.routes, Timeouts: b.timeouts, ErrorRate: e.cfg.ICMPRateLimit}
+	need := b.mappable.with(b.routes)
 	b.mu.Unlock()
 	if f.Rules == nil { // at the start: rules come soon
 		return nil
+	}
+	changed := !b.mapped.Covers(need) || !need.Covers(b.mapped)
+	others := false
+	if changed {
+		var err error
+		if others, err = e.concern(need); err != nil {
+			return err
+		}
+		b.mapped = need
 	}
 	for _, w := range e.workers {
 		if !e.started.Load() {
@@ -166,6 +179,9 @@ func (e *Engine) apply(change func(*rulebook)) error {
 			return err
 		}
 		e.count(old, counts)
+	}
+	if others {
+		return e.unconcern(need)
 	}
 	return nil
 }

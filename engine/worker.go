@@ -33,7 +33,13 @@ type handed struct {
 	// left is not zero for the fragments of a datagram that is handed over as a
 	// whole: how many there are from this one on.
 	left uint8
+	hops uint8 // workers that have handed it over
 }
+
+// maxHops is how often a frame is handed over. Once is the rule; a tuple that has got
+// another owner on the way (nat.Directory) takes another. Who gets it last judges it:
+// that breaks nothing, since no two shards can have one tuple.
+const maxHops = 4
 
 // worker is one shard's thread: it moves frames between its queues, the one of
 // its number on each port, and its shard.
@@ -189,7 +195,7 @@ func (w *worker) receive() (frames int) {
 func (w *worker) take(port, n int) {
 	k := 0
 	for _, d := range w.descs[:n] {
-		if w.admit(handed{desc: d, port: uint8(port)}, k, false) {
+		if w.admit(handed{desc: d, port: uint8(port)}, k) {
 			k++
 		}
 	}
@@ -208,7 +214,7 @@ func (w *worker) takeHandovers() (frames int) {
 		for _, h := range w.hand[:n] {
 			if h.left > 0 {
 				w.arrive(from, h)
-			} else if w.admit(h, k, true) {
+			} else if w.admit(h, k) {
 				k++
 			}
 		}
@@ -219,7 +225,7 @@ func (w *worker) takeHandovers() (frames int) {
 
 // admit parses a frame into place k of the batch. It returns false if the frame
 // went elsewhere: to the worker that owns it, or nowhere.
-func (w *worker) admit(h handed, k int, mine bool) bool {
+func (w *worker) admit(h handed, k int) bool {
 	frame := w.umem.Frame(h.desc)
 	if frame == nil {
 		w.drop(flow.ReasonBadDescriptor, h.desc.Addr)
@@ -237,7 +243,7 @@ func (w *worker) admit(h handed, k int, mine bool) bool {
 			p.SetZone(z.of(p))
 		}
 		w.shard.Hash(p)
-		if owner := shard.Owner(p.Hash, len(w.peers)); owner != w.id && !mine {
+		if owner := w.shard.OwnerOf(p); owner != w.id && h.hops < maxHops {
 			w.handOver(h, w.peers[owner])
 			return false
 		}
@@ -271,6 +277,7 @@ func (w *worker) arrange(p *packet.Packet, h handed) (ok bool) {
 }
 
 func (w *worker) handOver(h handed, to *worker) {
+	h.hops++
 	if !to.inbox[w.id].push(h) {
 		w.drop(flow.ReasonHandoverFull, h.desc.Addr)
 		return

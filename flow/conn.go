@@ -145,13 +145,14 @@ const (
 type Counters struct{ Packets, Bytes uint64 }
 
 // These bits have a meaning of their own here. The kernel's are of no use to a
-// connection in a table: TEMPLATE is for packets, DYING ones are gone, and the
-// last is the same as DST_NAT once the first packet has passed.
+// connection in a table: TEMPLATE is for packets, DYING ones are gone, and those of
+// what is done are the same as SRC_NAT and DST_NAT once the first packet has passed.
 const (
 	queued   = Template   // upper holds queue links
 	extended = Dying      // there is an Extra
 	twoKeyed = DstNATDone // the reply tuple is not the inverse of the original
-	private  = queued | extended | twoKeyed
+	claimed  = SrcNATDone // a tuple is claimed where several shards look
+	private  = queued | extended | twoKeyed | claimed
 )
 
 // Extended reports whether the connection has an Extra.
@@ -163,6 +164,13 @@ func (c *Conn) SetExtended() { c.Status |= extended }
 // TwoKeyed reports whether the reply tuple is not the inverse of the original
 // one, so that the connection has a key for each. It then is Extended, too.
 func (c *Conn) TwoKeyed() bool { return c.Status&twoKeyed != 0 }
+
+// Claimed reports whether a tuple of the connection is in the directory that several
+// shards share (nat.Directory).
+func (c *Conn) Claimed() bool { return c.Status&claimed != 0 }
+
+// SetClaimed says that one is.
+func (c *Conn) SetClaimed() { c.Status |= claimed }
 
 // Lively reports whether the connection is in a table and has one key.
 func (c *Conn) Lively() bool { return c.Status&(Confirmed|twoKeyed) == Confirmed }

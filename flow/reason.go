@@ -100,6 +100,7 @@ const (
 	ReasonRule            // a rule, or the policy of a chain, drops it
 	ReasonRejected        // a rule rejects it (REJECT): it is answered
 	ReasonNATExhausted    // no free reply tuple was found for it
+	ReasonNATFull         // the directory of tuples, which several shards share, has no room for those of its connection
 	ReasonMasquerade      // the interface has no address to masquerade with, or the connection leaves by another than before
 	ReasonMartian         // an address that no packet comes from or goes to
 	ReasonReversePath     // an answer would leave by another interface (rp_filter)
@@ -196,6 +197,7 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonRule:              {"rule", "a rule, or the policy of a chain, drops it"},
 	ReasonRejected:          {"rejected", "a rule rejects it (REJECT): it is answered"},
 	ReasonNATExhausted:      {"nat_exhausted", "no free reply tuple was found for it"},
+	ReasonNATFull:           {"nat_directory_full", "the directory of tuples, which several shards share, has no room for those of its connection"},
 	ReasonMasquerade:        {"masquerade", "the interface has no address to masquerade with, or the connection leaves by another than before"},
 	ReasonMartian:           {"martian", "an address that no packet comes from or goes to"},
 	ReasonReversePath:       {"reverse_path", "an answer would leave by another interface (rp_filter)"},

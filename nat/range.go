@@ -1,8 +1,6 @@
 package nat
 
-import (
-	"github.com/xdpct/xdpct/flow"
-)
+import "github.com/xdpct/xdpct/flow"
 
 // Range is what a rule lets a mapping be (struct nf_nat_range2). Of one family; the
 // zero Range maps nothing and only asks for a reply tuple that is free (the null
@@ -19,21 +17,41 @@ type Range struct {
 	Offset           bool      // NF_NAT_RANGE_PROTO_OFFSET: ports shift by the distance to BasePort
 }
 
-// Rand is a stream of random numbers (splitmix64) from a seed that is random
-// itself. The zero Rand is a stream like any other.
-type Rand struct{ state uint64 }
-
-// NewRand returns a stream that seed alone determines.
-func NewRand(seed uint64) *Rand { return &Rand{seed} }
-
-// Uint64 returns the next number.
-func (r *Rand) Uint64() uint64 {
-	r.state += 0x9e3779b97f4a7c15
-	z := r.state
-	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-	z = (z ^ z>>27) * 0x94d049bb133111eb
-	return z ^ z>>31
+// Has reports whether the source of t lies in r (nf_in_range).
+func (r *Range) Has(t *flow.Tuple) bool {
+	if r.Addrs && (less(t.Src, r.Min) || less(r.Max, t.Src)) {
+		return false
+	}
+	return !r.Ports || r.hasPort(t, true)
 }
 
-// Uint32 returns 32 bits of the next number.
-func (r *Rand) Uint32() uint32 { return uint32(r.Uint64() >> 32) }
+// hasPort reports whether the port that is mapped lies in r (l4proto_in_range).
+func (r *Range) hasPort(t *flow.Tuple, source bool) bool {
+	p := port(t, source)
+	return p >= r.MinPort && p <= r.MaxPort
+}
+
+// random reports whether a port is drawn for each connection, wanted or not
+// (NF_NAT_RANGE_PROTO_RANDOM_ALL).
+func (r *Range) random() bool { return r.Random || r.RandomFully }
+
+func less(a, b flow.Addr) bool { return a.Hi < b.Hi || a.Hi == b.Hi && a.Lo < b.Lo }
+
+func isICMP(p flow.Proto) bool { return p == flow.ICMP || p == flow.ICMPv6 }
+
+// port returns what of a tuple is mapped besides the address: a port, or the
+// identifier of an ICMP query.
+func port(t *flow.Tuple, source bool) uint16 {
+	if source || isICMP(t.L4.Proto()) {
+		return t.L4.Src()
+	}
+	return t.L4.Dst()
+}
+
+func setPort(t *flow.Tuple, source bool, p uint16) {
+	if source || isICMP(t.L4.Proto()) {
+		t.L4 = t.L4&^0xffff | flow.L4(p)
+		return
+	}
+	t.L4 = t.L4&^(0xffff<<16) | flow.L4(p)<<16
+}

@@ -33,7 +33,7 @@ func rewrite(h packet.Header, t *flow.Tuple, source bool) {
 	h.SetAddr(source, a)
 	switch p := t.L4.Proto(); {
 	case p != h.Proto: // the outside of an ICMP error
-	case source || p == flow.ICMP || p == flow.ICMPv6:
+	case source || isICMP(p):
 		h.SetPort(source, t.L4.Src())
 	default:
 		h.SetPort(source, t.L4.Dst())

@@ -12,20 +12,79 @@ import (
 // take, never less.
 func LocalPorts(rulesets ...*syntax.Ruleset) (ports *nat.PortSet, all bool) {
 	ports = &nat.PortSet{}
-	for _, r := range rulesets {
-		t := r.Table("nat")
-		if t == nil || t.Chain("PREROUTING") == nil {
-			continue
+	for r := range mappings("PREROUTING", rulesets) {
+		if !addPorts(r, ports) {
+			all = true
 		}
-		for _, c := range reach(t, t.Chain("PREROUTING")) {
-			for _, rule := range c.Rules {
-				if _, ok := rule.Target.(*syntax.NAT); ok && !addPorts(rule, ports) {
-					all = true
+	}
+	return ports, all
+}
+
+// mappings calls yield for each rule with a target of table nat that packets reach from
+// a chain.
+func mappings(chain string, rulesets []*syntax.Ruleset) func(yield func(*syntax.Rule, *syntax.NAT) bool) {
+	return func(yield func(*syntax.Rule, *syntax.NAT) bool) {
+		for _, r := range rulesets {
+			t := r.Table("nat")
+			if t == nil || t.Chain(chain) == nil {
+				continue
+			}
+			for _, c := range reach(t, t.Chain(chain)) {
+				for _, rule := range c.Rules {
+					if to, ok := rule.Target.(*syntax.NAT); ok && !yield(rule, to) {
+						return
+					}
 				}
 			}
 		}
 	}
-	return ports, all
+}
+
+// NATPorts returns the ports that rules name for sources to be mapped to, and which of
+// them are the only one that a rule names: they are translation's although the host
+// may keep them for itself otherwise.
+func NATPorts(rulesets ...*syntax.Ruleset) (ranges, single *nat.PortSet) {
+	ranges, single = &nat.PortSet{}, &nat.PortSet{}
+	for r, t := range mappings("POSTROUTING", rulesets) {
+		to := &t.To.Range
+		if t.Kind == syntax.Masquerade {
+			to = &t.Ports.Range
+		}
+		proto, one := r.Base.Proto.Only()
+		if !to.Ports || !one {
+			continue
+		}
+		s := ranges
+		if to.MinPort == to.MaxPort {
+			s = single
+		}
+		s.AddFor(proto, to.MinPort, to.MaxPort)
+	}
+	return ranges, single
+}
+
+// NATAddrs returns the addresses that rules map sources and destinations to. own says
+// that those of the router's interfaces belong to them, all that any address may: where
+// only a port is mapped.
+func NATAddrs(rulesets ...*syntax.Ruleset) (ranges []nat.AddrRange, own, all bool) {
+	for _, chain := range []string{"PREROUTING", "POSTROUTING"} {
+		for _, t := range mappings(chain, rulesets) {
+			switch t.Kind {
+			case syntax.Masquerade, syntax.Redirect:
+				own = true
+			case syntax.Netmap:
+				n := &t.Net
+				last := flow.Addr{Hi: n.Addr.Hi | ^n.Mask.Hi, Lo: n.Addr.Lo | ^n.Mask.Lo}
+				ranges = append(ranges, nat.AddrRange{Lo: n.Addr, Hi: last})
+			default:
+				if !t.To.Range.Addrs {
+					all = true
+				}
+				ranges = append(ranges, nat.AddrRange{Lo: t.To.Range.Min, Hi: t.To.Range.Max})
+			}
+		}
+	}
+	return ranges, own, all
 }
 
 // addPorts adds the destination ports that a rule is for; ok is false if it is not

@@ -123,7 +123,7 @@ type Table struct {
 	shared bool
 	// Ports says which ports of the host's own addresses connections may be mapped
 	// to; nil: all.
-	Ports *nat.PortSet
+	Ports *nat.HostPorts
 }
 
 // New returns a Table of these interfaces with the kernel's default rules and no

@@ -33,9 +33,9 @@ func (s *Shard) confirm(t *transit) flow.Reason {
 	}
 	f, u, v := &s.forward, &t.un, t.v
 	s.takeOver(t)
-	if t.noTuple {
+	if t.noTuple != flow.NoReason {
 		v.Conn = false
-		return flow.ReasonNATExhausted
+		return t.noTuple
 	}
 	i, reason := s.insert(u, t.p.Key.Hash(&s.cfg.Secret))
 	if reason != flow.NoReason {
@@ -43,11 +43,7 @@ func (s *Shard) confirm(t *transit) flow.Reason {
 		return reason
 	}
 	f.paths[i] = [2]path{}
-	c, x := s.table.Conn(i), s.table.Extra(i)
-	if f.Rules.NAT(t.p.Family) {
-		o := c.Tuple(flow.Original, x)
-		f.sources.add(sourceHash(&o, &s.cfg.Secret), i)
-	}
+	c := s.table.Conn(i)
 	v.L4State, v.Status, v.Expires = c.State, c.PublicStatus(), c.Expires
 	t.ref = connRef{at: inTable, entry: i}
 	if t.hasHop && v.Hop != nil && !t.hop.Marked && !t.hop.Varies {

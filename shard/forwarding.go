@@ -48,11 +48,10 @@ type forwarding struct {
 	special policy.Special
 	members policy.Members // which rules count which connections
 
-	own     []Own
-	pieces  []byte // of datagrams in own that were cut from others
-	piece   []byte // one of them, while it is made
-	sources sources
-	limits  errorLimits
+	own    []Own
+	pieces []byte // of datagrams in own that were cut from others
+	piece  []byte // one of them, while it is made
+	limits errorLimits
 
 	forwarded transit // of the packet under way
 	screened  Verdict // of a fragment that Screen looks at: nobody reads it
@@ -82,6 +81,9 @@ func (s *Shard) SetForwarding(n *Forwarding) {
 		f.hops.renew(f.paths)
 	}
 	f.Forwarding = n
+	if n != nil && n.Routes != nil {
+		s.tuples.SetHost(n.Routes.Ports, s.isOwn)
+	}
 	if sameRules {
 		return
 	}

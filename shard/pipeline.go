@@ -105,6 +105,7 @@ func (s *Shard) passOther(p *packet.Packet, v *Verdict) {
 // finish does what is left once it is known what becomes of a packet.
 func (s *Shard) finish(t *transit, reason flow.Reason) {
 	s.writeBack(t)
+	s.forgo()
 	if reason != flow.NoReason {
 		t.v.refuse(reason)
 	}

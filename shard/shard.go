@@ -44,8 +44,11 @@ type Config struct {
 	// Forwards says that SetForwarding may be called, Translates that rules of table
 	// nat may be among what it sets: there is room for two keys of each connection.
 	Forwards, Translates bool
-	// Seed is for ports and for rules that draw lots.
+	// Seed is for rules that draw lots.
 	Seed uint64
+	// NAT is what translation of all shards shares, made for Shards of them; nil where
+	// there is one, which then makes its own from Seed. Valid iff Translates.
+	NAT *nat.Shared
 	// Log, if not nil, is told of each packet that a rule logs.
 	Log func(l policy.Log, p *packet.Packet, in, out int)
 }
@@ -117,6 +120,7 @@ type Shard struct {
 	batch table.Batch
 
 	forward forwarding
+	tuples  tuples
 	beside  *table.Beside[[2]path]
 }
 
@@ -132,6 +136,13 @@ func New(cfg Config, now int64) (*Shard, error) {
 		return nil, fmt.Errorf("making a shard: %w", err)
 	}
 	s.table = t
+	if cfg.Translates {
+		shared := cfg.NAT
+		if shared == nil {
+			shared = nat.NewShared(1, cfg.MaxConns, nat.Key{cfg.Seed})
+		}
+		s.tuples = tuples{Allocator: *shared.NewAllocator(cfg.Number), dir: shared.Directory, number: cfg.Number}
+	}
 	if cfg.Forwards {
 		if s.beside, err = table.MapBeside[[2]path](cfg.MaxConns); err != nil {
 			return nil, errors.Join(fmt.Errorf("making a shard: %w", err), t.Close())

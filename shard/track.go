@@ -242,13 +242,27 @@ func (s *Shard) insert(u *unconfirmed, hash uint64) (i uint32, reason flow.Reaso
 	if u.zone.Limit != nil && !u.zone.Limit.Take() {
 		return 0, flow.ReasonZoneFull
 	}
+	if reason = s.claimAll(&u.conn, &u.extra); reason == flow.NoReason {
+		i, reason = s.place(u, hash)
+	}
+	if reason != flow.NoReason && u.zone.Limit != nil {
+		u.zone.Limit.Give()
+	}
+	return i, reason
+}
+
+// place puts the connection in u, whose tuples are claimed, into the table.
+func (s *Shard) place(u *unconfirmed, hash uint64) (i uint32, reason flow.Reason) {
 	i, err := s.table.Insert(&u.conn, &u.extra, hash, s.time())
 	if err == nil {
+		if u.conn.Status&flow.SrcNAT != 0 {
+			s.mapped(&u.conn, &u.extra)
+		}
 		s.observe(flow.EventNew, i)
 		return i, flow.NoReason
 	}
-	if u.zone.Limit != nil {
-		u.zone.Limit.Give()
+	if u.conn.Claimed() {
+		s.unclaim(&u.conn, &u.extra)
 	}
 	switch {
 	case errors.Is(err, table.ErrProbes):
@@ -293,6 +307,7 @@ func (s *Shard) removed(i uint32, c *flow.Conn, _ table.Cause) {
 			z.Limit.Give()
 		}
 	}
+	s.gone(c, s.table.Extra(i))
 	s.uncount(i)
 	if c.Extended() && s.table.Extra(i).Expects {
 		t := c.Tuple(flow.Original, s.table.Extra(i))

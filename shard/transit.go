@@ -52,9 +52,10 @@ type transit struct {
 
 	code *policy.Code // of its path, instead of the rules; nil: they are walked
 
-	hop     route.Hop // what the route lookup returned; valid iff hasHop
-	hasHop  bool
-	noTuple bool // every reply tuple that was tried for the connection that begins is taken
+	hop    route.Hop // what the route lookup returned; valid iff hasHop
+	hasHop bool
+	// noTuple says why the connection that begins has no reply tuple.
+	noTuple flow.Reason
 
 	options packet.Options // of its IPv4 header, as far as they were read
 
@@ -73,7 +74,7 @@ type endpoints struct {
 func (t *transit) reset(s *Shard, p *packet.Packet, n int, v *Verdict) {
 	t.s, t.p, t.v, t.n = s, p, v, n
 	t.ref, t.tracked, t.noTrack = connRef{}, false, false
-	t.code, t.hop, t.hasHop, t.noTuple = nil, route.Hop{}, false, false
+	t.code, t.hop, t.hasHop, t.noTuple = nil, route.Hop{}, false, flow.NoReason
 	t.options = packet.Options{}
 	e := endpointsOf(p)
 	t.came, t.routed = e, e

@@ -106,7 +106,7 @@ func (s *Shard) natSetup(t *transit, m manip) flow.Reason {
 		return flow.NoReason
 	}
 	view, u := &t.view, &t.un
-	view.NAT, view.NoAddress, t.noTuple = nil, false, false
+	view.NAT, view.NoAddress, t.noTuple = nil, false, flow.NoReason
 	if s.forward.Rules.Run(m.hook(), view) == policy.Drop {
 		if view.NoAddress {
 			return flow.ReasonMasquerade
@@ -122,8 +122,8 @@ func (s *Shard) natSetup(t *transit, m manip) flow.Reason {
 		}
 		r = &nat.Range{Min: now.Src, Max: now.Src, Addrs: true} // nf_nat_alloc_null_binding
 	}
-	mapped, ok := s.bind(t, m, now, r)
-	t.noTuple = !ok // of the destination alone it does not matter: the source may yet make a difference
+	mapped, reason := s.bind(t, m, now, r)
+	t.noTuple = reason // of the destination alone it does not matter: the source may yet make a difference
 	if m == manipSrc && view.NAT != nil && view.Masquerade() {
 		u.extend()
 		u.extra.Masqueraded = uint8(view.Out + 1)
@@ -138,52 +138,6 @@ func (s *Shard) natSetup(t *transit, m manip) flow.Reason {
 	u.conn.Status |= m.bit()
 	view.Conn, view.Extra = t.conn()
 	return flow.NoReason
-}
-
-// bind chooses what becomes of tuple now, the one that packets in the original
-// direction have so far, when an end of it is mapped into r (get_unique_tuple). ok is
-// false if each tuple that was tried is taken.
-func (s *Shard) bind(t *transit, m manip, now flow.Tuple, r *nat.Range) (mapped flow.Tuple, ok bool) {
-	taken := func(reply *flow.Tuple, hard bool) bool { return s.taken(t, reply, hard) }
-	return nat.Choose(now, r, m.source(), taken, s.alike, s.forward.rand)
-}
-
-// taken reports whether the connection that begins with the packet of t cannot have a
-// reply tuple (nf_nat_used_tuple). hard asks to make room for it where that is allowed.
-func (s *Shard) taken(t *transit, reply *flow.Tuple, hard bool) bool {
-	want := *reply
-	want.L4 = want.L4.WithZone(t.p.Zone.In(flow.Reply))
-	key, flipped := want.Canonical()
-	hash := key.Hash(&s.cfg.Secret)
-	if s.cfg.Shards > 1 && Owner(hash, s.cfg.Shards) != s.cfg.Number {
-		return true
-	}
-	if r := s.forward.Routes; r != nil && r.Ports != nil && !r.Ports.Has(want.L4.Proto(), want.L4.Dst()) &&
-		r.KindOf(want.Dst, want.L4.Family(), -1) == route.Local {
-		return true // the host's own port
-	}
-	i, found := s.table.Find(&key, flipped, hash, s.time())
-	if !found {
-		return false
-	}
-	if hard && s.mayReplace(i, t.p) {
-		s.Remove(i)
-		return false
-	}
-	return true
-}
-
-// mayReplace reports whether an entry is about to end anyway and has to make room
-// for the SYN p (nf_nat_used_tuple_harder).
-func (s *Shard) mayReplace(i uint32, p *packet.Packet) bool {
-	c := s.table.Conn(i)
-	if p.Proto != flow.TCP || p.TCP.Flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN {
-		return false
-	}
-	if c.Status&flow.SrcNAT == 0 || c.Status&flow.FixedTimeout != 0 || flow.TCPState(c.State) < flow.TCPTimeWait {
-		return false
-	}
-	return int32(p.TCP.Seq-c.TCP.Seen[flow.Original].End) > 0
 }
 
 // manipPacket rewrites an end of the packet, if its connection asks for that in the
