@@ -1,0 +1,285 @@
+package shard
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/l4"
+	"github.com/xdpct/xdpct/nat"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/policy/syntax"
+)
+
+// box is a number of shards that translate together, and do not route: packets that come
+// by one of two interfaces leave by the other.
+type box struct {
+	shards []*Shard
+	shared *nat.Shared
+	now    int64
+}
+
+func newBox(t testing.TB, shards int, rules string) *box {
+	t.Helper()
+	const conns = 1 << 14
+	b := &box{shared: nat.NewShared(shards, conns, nat.Key{1, 2})}
+	for i := range shards {
+		s, err := New(Config{
+			L4: l4.Linux(), Checks: packet.Checks{Transport: true}, MaxConns: conns, Forwards: true, Translates: true,
+			Secret: flow.Secret{1, 2, 3, 4, 5, 6, 7}, Seed: 1, NAT: b.shared, Number: i, Shards: shards,
+		}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		b.shards = append(b.shards, s)
+	}
+	b.setRules(t, rules)
+	return b
+}
+
+// setRules puts rules into force as an engine does: what is concerned first.
+func (b *box) setRules(t testing.TB, rules string) {
+	t.Helper()
+	r, err := syntax.Parse(strings.NewReader(rules), "rules", flow.IPv4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := policy.Compile(r, nil, []string{"inside", "outside"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := b.shared.Directory; d != nil {
+		ranges, _, all := policy.NATAddrs(r)
+		set := nat.NewAddrSet(ranges, all)
+		d.SetFilter(d.Filter().Union(set))
+		for _, s := range b.shards {
+			for cursor, first := uint32(0), true; first || cursor != 0; first = false {
+				var refused int
+				if cursor, _, refused = s.Cover(cursor, 16, set); refused > 0 {
+					t.Fatalf("%d tuples are refused", refused)
+				}
+			}
+		}
+	}
+	for _, s := range b.shards {
+		s.SetForwarding(&Forwarding{Rules: p})
+	}
+}
+
+// pass lets an IP datagram come in, and returns it as it leaves, nil if it does not.
+func (b *box) pass(in int, datagram []byte) ([]byte, Verdict) {
+	b.now++
+	for _, s := range b.shards {
+		s.Tick(b.now)
+	}
+	f := packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, datagram)
+	var p [1]packet.Packet
+	var v [1]Verdict
+	p[0].Parse(f, len(f), packet.Checks{Transport: true})
+	p[0].In = in
+	b.shards[0].Hash(&p[0])
+	b.shards[b.shards[0].OwnerOf(&p[0])].Process(p[:], v[:])
+	if v[0].Action != Accept {
+		return nil, v[0]
+	}
+	return p[0].Frame[14:], v[0]
+}
+
+// len returns the number of connections.
+func (b *box) len() (n int) {
+	for _, s := range b.shards {
+		n += s.Len()
+	}
+	return n
+}
+
+// flush removes all connections, as an operator does.
+func (b *box) flush() {
+	for _, s := range b.shards {
+		s.Walk(0, 1<<20, func(uint32, *flow.Conn) bool { return true })
+	}
+}
+
+// hostOf is host n of a net.
+func hostOf(net byte, n int) netip.Addr { return netip.AddrFrom4([4]byte{10, net, 0, byte(n)}) }
+
+// draw makes a datagram of one of some protocols between one of some pairs of hosts.
+func draw(r *rand.Rand, src, dst netip.Addr) []byte {
+	ip := packet.IP{Src: src, Dst: dst}
+	sport, dport := uint16(r.IntN(40)), uint16(50+r.IntN(4))
+	switch r.IntN(4) {
+	case 0:
+		sport += 100
+	case 1:
+		sport += 600
+	default:
+		sport += 40000
+	}
+	switch r.IntN(12) {
+	case 0, 1, 2, 3:
+		return packet.AppendUDP(nil, ip, sport, dport, []byte("hello"))
+	case 4, 5, 6:
+		return packet.AppendTCP(nil, ip, sport, dport, packet.Segment{Seq: 1, Flags: packet.SYN, Window: 1000})
+	case 7:
+		return packet.AppendSCTP(nil, ip, sport, dport, 0, packet.AppendChunk(nil, 1, 0, make([]byte, 16)))
+	case 8:
+		return packet.AppendICMP(nil, ip, 8, 0, uint32(sport)<<16|1, nil)
+	case 9:
+		return packet.AppendIP(nil, ip, flow.GRE, []byte{0, 0, 8, 0, 1, 2, 3, 4})
+	case 10:
+		return packet.AppendIP(nil, ip, 50, make([]byte, 16))
+	}
+	return packet.AppendIP(nil, ip, 99, make([]byte, 16))
+}
+
+// answerTo makes a datagram that answers d: one of the same protocol, or an ICMP error.
+func answerTo(r *rand.Rand, d []byte) []byte {
+	f := packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, d)
+	var p packet.Packet
+	p.Parse(f, len(f), packet.Checks{})
+	t, ok := p.Tuple().Invert()
+	if !ok {
+		return nil
+	}
+	ip := packet.IP{Src: t.Src.Netip(flow.IPv4), Dst: t.Dst.Netip(flow.IPv4)}
+	if r.IntN(8) == 0 {
+		return packet.AppendICMP(nil, ip, 3, 3, 0, d)
+	}
+	sport, dport := t.L4.Src(), t.L4.Dst()
+	switch p.Proto {
+	case flow.UDP:
+		return packet.AppendUDP(nil, ip, sport, dport, []byte("answer"))
+	case flow.TCP:
+		flags, ack := packet.SYN|packet.ACK, uint32(2)
+		if r.IntN(6) == 0 {
+			flags = packet.RST | packet.ACK
+		}
+		return packet.AppendTCP(nil, ip, sport, dport, packet.Segment{Seq: 9, Ack: ack, Flags: flags, Window: 1000})
+	case flow.ICMP:
+		return packet.AppendICMP(nil, ip, t.L4.ICMPType(), 0, uint32(sport)<<16|1, nil)
+	case flow.SCTP:
+		return nil
+	}
+	return packet.AppendIP(nil, ip, p.Proto, d[20:])
+}
+
+// natRules are the rules that translation is compared with at several numbers of shards.
+var natRules = []string{
+	"-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1\n",
+	"-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1-192.0.2.3\n",
+	"-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1-192.0.2.3 --persistent\n",
+	"-A POSTROUTING -o outside -p udp -j SNAT --to-source 192.0.2.1:9000-9007\n-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1\n",
+	"-A PREROUTING -i inside -d 10.2.0.1 -j DNAT --to-destination 10.2.0.2\n",
+	"-A PREROUTING -i inside -p udp -d 10.2.0.1 -j DNAT --to-destination 10.2.0.2:52\n-A PREROUTING -i inside -p tcp -j DNAT --to-destination 10.2.0.2-10.2.0.5:50-52\n",
+	"-A PREROUTING -i inside -d 10.2.0.1 -j DNAT --to-destination 10.2.0.2\n-A POSTROUTING -o outside -s 10.1.0.0/29 -j SNAT --to-source 192.0.2.1\n",
+	"-A POSTROUTING -o outside -j NETMAP --to 10.2.0.0/30\n",
+	"-A PREROUTING -i inside -p tcp -j DNAT --to-destination :52\n-A POSTROUTING -o outside -p udp -j SNAT --to-source :9000-9003\n",
+}
+
+// TestAnyNumberOfShards: one, two and four shards make the same of the same packets, byte
+// for byte (F9): ports are kept where they are free, DNAT leaves source ports alone,
+// protocols without ports work for every pair of addresses; and when everything is
+// gone, nothing is claimed any more.
+func TestAnyNumberOfShards(t *testing.T) {
+	const packets = 1500
+	for i, rules := range natRules {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			var boxes []*box
+			for _, n := range []int{1, 2, 4} {
+				boxes = append(boxes, newBox(t, n, "*nat\n"+rules+"COMMIT\n"))
+			}
+			r := rand.New(rand.NewPCG(uint64(i), 17))
+			var sent [][]byte // that left, by the way out
+			reasons := map[flow.Reason]int{}
+			for k := range packets {
+				in, d := inside, draw(r, hostOf(1, 1+r.IntN(12)), hostOf(2, 1+r.IntN(5)))
+				switch n := r.IntN(10); {
+				case n < 4 && len(sent) > 0:
+					if a := answerTo(r, sent[r.IntN(len(sent))]); a != nil {
+						in, d = outside, a
+					}
+				case n == 4: // direct, between hosts that others are mapped to
+					in, d = outside, draw(r, hostOf(2, 1+r.IntN(5)), hostOf(1, 1+r.IntN(12)))
+				}
+				one, v := boxes[0].pass(in, bytes.Clone(d))
+				reasons[v.Reason]++
+				for _, b := range boxes[1:] {
+					more, w := b.pass(in, bytes.Clone(d))
+					if !bytes.Equal(one, more) || v.State != w.State || v.Reason != w.Reason || v.Dir != w.Dir {
+						t.Fatalf("packet %d, %x by %d:\none shard:  %x %v %v %v\n%d shards: %x %v %v %v", k, d, in, one, v.State, v.Dir, v.Reason, len(b.shards), more, w.State, w.Dir, w.Reason)
+					}
+				}
+				if one != nil && in == inside {
+					sent = append(sent, one)
+				}
+			}
+			for _, b := range boxes {
+				if b.len() != boxes[0].len() {
+					t.Errorf("%d shards have %d connections, one %d", len(b.shards), b.len(), boxes[0].len())
+				}
+				if d := b.shared.Directory; d != nil {
+					if d.Stats().Claims == 0 {
+						t.Errorf("%d shards have claimed nothing", len(b.shards))
+					}
+					b.flush()
+					if s := d.Stats(); s.Claims != 0 || b.len() != 0 {
+						t.Errorf("%d shards: %d connections and %d claims are left", len(b.shards), b.len(), s.Claims)
+					}
+				}
+			}
+			t.Logf("%d connections; %v", boxes[0].len(), reasons)
+		})
+	}
+}
+
+// TestRulesThatConcernMore: connections that were there before rules began to map to
+// their addresses keep their tuples, whatever shard they are on.
+func TestRulesThatConcernMore(t *testing.T) {
+	b := newBox(t, 4, "*nat\nCOMMIT\n")
+	mapped := hostOf(1, 99)
+	for port := range uint16(200) { // of the address itself, before
+		b.pass(inside, udp(mapped, serverIP, 1000+port, 53))
+	}
+	b.setRules(t, "*nat\n-A POSTROUTING -o outside -s 10.1.0.1 -j SNAT --to-source 10.1.0.99\nCOMMIT\n")
+	for port := range uint16(200) {
+		out, _ := b.pass(inside, udp(clientIP, serverIP, 1000+port, 53))
+		src, _ := ends(t, out)
+		if src.Addr() != mapped || src.Port() >= 1000 && src.Port() < 1200 {
+			t.Fatalf("port %d leaves from %v, which is that of another connection", 1000+port, src)
+		}
+		back, v := b.pass(outside, udp(serverIP, mapped, 53, 1000+port))
+		if _, to := ends(t, back); v.State != flow.Established || to != netip.AddrPortFrom(mapped, 1000+port) {
+			t.Fatalf("the answer to the older connection of port %d goes to %v", 1000+port, to)
+		}
+	}
+	// And the other way round: the address itself comes later.
+	b.setRules(t, "*nat\nCOMMIT\n")
+	b.flush()
+	b.setRules(t, "*nat\n-A POSTROUTING -o outside -s 10.1.0.1 -j SNAT --to-source 10.1.0.99\nCOMMIT\n")
+	for port := range uint16(200) {
+		b.pass(inside, udp(clientIP, serverIP, 1000+port, 53))
+		out, _ := b.pass(inside, udp(mapped, serverIP, 1000+port, 53))
+		if src, _ := ends(t, out); src.Port() == 1000+port {
+			t.Fatalf("port %d of the address itself is kept, and was given to another", 1000+port)
+		}
+	}
+}
+
+// TestDroppedLeavesNoClaim: what was claimed for a connection that does not come into
+// the table is given back.
+func TestDroppedLeavesNoClaim(t *testing.T) {
+	b := newBox(t, 2, "*nat\n-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1\nCOMMIT\n")
+	short := packet.AppendIP(nil, packet.IP{Src: clientIP, Dst: serverIP}, flow.GRE, []byte{0, 0, 8, 0})
+	if out, v := b.pass(inside, short); out != nil || v.Reason != flow.ReasonNATTooShort {
+		t.Fatalf("GRE of four bytes: %v %v", v.Action, v.Reason)
+	}
+	if s := b.shared.Directory.Stats(); s.Claims != 0 || b.len() != 0 {
+		t.Errorf("%d claims, %d connections are left", s.Claims, b.len())
+	}
+}
