@@ -8,6 +8,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/xdpct/xdpct/icmplimit"
 	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/rx"
 )
@@ -60,9 +61,10 @@ type Config struct {
 	// from by itself (net.ipv4.ip_local_port_range). Ports that sockets have are taken
 	// out.
 	NATPorts PortRanges `yaml:"nat_ports"`
-	// ICMPRateLimit is the least time in milliseconds between ICMP errors to one
-	// host, of which six may come at once; 0 is no limit.
-	ICMPRateLimit int `yaml:"icmp_ratelimit"`
+	// ICMP limits the ICMP errors of a router and of REJECT: the keys icmp_ratelimit,
+	// icmp_ratemask, icmpv6_ratelimit, icmpv6_ratemask, icmp_msgs_per_sec and
+	// icmp_msgs_burst.
+	ICMP icmplimit.Settings `yaml:"-"`
 }
 
 // PortConfig is a port.
@@ -79,7 +81,20 @@ const DefaultControl = "/run/xdpct.sock"
 
 // DefaultConfig is a Config without mode and ports.
 func DefaultConfig() Config {
-	return Config{ICMPRateLimit: 1000, XDP: rx.ModeAuto, Driver: rx.DriverXSK, FrameSize: rx.MaxChunk, Control: DefaultControl, Settings: DefaultSettings()}
+	return Config{ICMP: icmplimit.Linux(), XDP: rx.ModeAuto, Driver: rx.DriverXSK, FrameSize: rx.MaxChunk, Control: DefaultControl, Settings: DefaultSettings()}
+}
+
+// icmpTypes is icmpv6_ratemask.
+type icmpTypes icmplimit.Types
+
+// UnmarshalYAML decodes a list of types.
+func (t *icmpTypes) UnmarshalYAML(n *yaml.Node) error {
+	types, err := icmplimit.ParseTypes(n.Value)
+	if err != nil {
+		return fmt.Errorf("line %d: %w", n.Line, err)
+	}
+	*t = icmpTypes(types)
+	return nil
 }
 
 // LoadConfig reads a configuration file. Errors name the file, the line and the
@@ -111,7 +126,9 @@ func ReadConfig(r io.Reader) (Config, error) {
 	var timeouts, settings yaml.Node // they depend on the profile
 	if err := decodeMapping(root, map[string]any{
 		"profile": &c.Profile, "zones": &c.Zoning.Zones, "timeouts": &timeouts,
-		"rules": &c.Rules, "nat_ports": &c.NATPorts, "icmp_ratelimit": &c.ICMPRateLimit,
+		"rules": &c.Rules, "nat_ports": &c.NATPorts, "icmp_ratelimit": &c.ICMP.Rate, "icmp_ratemask": &c.ICMP.Mask,
+		"icmpv6_ratelimit": &c.ICMP.Rate6, "icmpv6_ratemask": (*icmpTypes)(&c.ICMP.Mask6),
+		"icmp_msgs_per_sec": &c.ICMP.PerSecond, "icmp_msgs_burst": &c.ICMP.Burst,
 		"mode": &c.Mode, "ports": &c.Ports, "shards": &c.Shards, "cpus": &c.CPUs, "xdp": &c.XDP,
 		"driver":     &c.Driver,
 		"force_copy": &c.ForceCopy, "frame_size": &c.FrameSize, "control": &c.Control,
@@ -265,8 +282,13 @@ func (c *Config) Validate() error {
 	if c.Mode == Tap && c.Rules != (RuleFiles{}) {
 		return bad("rules", "a tap forwards nothing, so there is nothing for rules to decide")
 	}
-	if c.ICMPRateLimit < 0 {
-		return bad("icmp_ratelimit", "%d is negative", c.ICMPRateLimit)
+	for key, n := range map[string]int{
+		"icmp_ratelimit": c.ICMP.Rate, "icmpv6_ratelimit": c.ICMP.Rate6,
+		"icmp_msgs_per_sec": c.ICMP.PerSecond, "icmp_msgs_burst": c.ICMP.Burst,
+	} {
+		if n < 0 {
+			return bad(key, "%d is negative", n)
+		}
 	}
 	if c.Shards < 0 || c.Shards > MaxShards {
 		return bad("shards", "%d is not from 0 to %d", c.Shards, MaxShards)

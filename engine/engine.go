@@ -18,6 +18,7 @@ import (
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/frag"
+	"github.com/xdpct/xdpct/icmplimit"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/rx"
@@ -37,6 +38,7 @@ type Engine struct {
 	workers []*worker
 	hub     hub
 	expect  *expect.Table
+	icmp    *icmplimit.Limits
 
 	expectHub expectHub
 	book      rulebook
@@ -84,6 +86,7 @@ func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
 	if err := secrets(e.secret[:]); err != nil {
 		return e, err
 	}
+	e.icmp = icmplimit.New(e.cfg.ICMP, &e.secret)
 	n, err := e.lookupPorts()
 	if err != nil {
 		return e, err

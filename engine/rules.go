@@ -153,7 +153,7 @@ func (e *Engine) apply(change func(*rulebook)) error {
 	defer b.applying.Unlock()
 	b.mu.Lock()
 	change(b)
-	f := &shard.Forwarding{Rules: b.program, Routes: b.routes, Timeouts: b.timeouts, ErrorRate: e.cfg.ICMPRateLimit}
+	f := &shard.Forwarding{Rules: b.program, Routes: b.routes, Timeouts: b.timeouts, Errors: e.icmp}
 	need := b.mappable.with(b.routes)
 	b.mu.Unlock()
 	if f.Rules == nil { // at the start: rules come soon

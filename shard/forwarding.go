@@ -2,6 +2,7 @@ package shard
 
 import (
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/icmplimit"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
@@ -15,9 +16,8 @@ type Forwarding struct {
 	Routes *route.Table // nil: a bridge, whose interfaces 0 and 1 are each other's way out
 	// Timeouts are the timeout policies by name, for CT --timeout.
 	Timeouts map[string]uint16
-	// ErrorRate is the least time in milliseconds between ICMP errors to one host,
-	// of which six may come at once (icmp_ratelimit); 0: there is no limit.
-	ErrorRate int
+	// Errors limits the ICMP errors of all shards; nil: there is no limit.
+	Errors *icmplimit.Limits
 }
 
 // Own is a datagram that the shard itself sends: an ICMP error, a RST, or a piece of
@@ -51,7 +51,6 @@ type forwarding struct {
 	own    []Own
 	pieces []byte // of datagrams in own that were cut from others
 	piece  []byte // one of them, while it is made
-	limits errorLimits
 
 	forwarded transit // of the packet under way
 	screened  Verdict // of a fragment that Screen looks at: nobody reads it

@@ -63,9 +63,6 @@ func (s *Shard) sendError(t *transit, e icmpError) {
 		return
 	}
 	to, self := p.Addrs()
-	if !f.limits.allow(to, s.now, f.ErrorRate) {
-		return
-	}
 	hop := route.Hop{Out: p.In}
 	if f.Routes != nil {
 		hop = f.Routes.Lookup(route.Key{Family: p.Family, Dst: to, In: -1})
@@ -80,6 +77,9 @@ func (s *Shard) sendError(t *transit, e icmpError) {
 		}
 	}
 	typ := e.of(p.Family)
+	if f.Errors != nil && !f.Errors.Allow(p.Family, typ.typ, typ.code, to, s.now) {
+		return
+	}
 	if d, ok := p.AppendError(nil, self, typ.typ, typ.code, e.info, &t.options, t); ok {
 		s.sendAnswer(t, d, hop)
 	}
@@ -138,27 +138,6 @@ func (s *Shard) sendAnswer(t *transit, d []byte, hop route.Hop) {
 	own := Own{Datagram: o.p.Frame, Hop: o.hop, Out: o.hop.Out}
 	own.LinkLen = uint8(copy(own.Link[:], t.p.Frame[:t.p.L3]))
 	s.forward.own = append(s.forward.own, own)
-}
-
-// errorLimits hold ICMP errors back that go to one host too often
-// (inet_peer_xrlim_allow), by a hash of the host.
-type errorLimits struct {
-	full [1024]int64 // when the bucket will be full again, in milliseconds
-}
-
-const errorBurst = 6 // XRLIM_BURST_FACTOR
-
-func (l *errorLimits) allow(to flow.Addr, now int64, rate int) bool {
-	if rate == 0 {
-		return true
-	}
-	b := &l.full[(to.Lo^to.Hi)*0x9e3779b97f4a7c15>>54]
-	start := max(*b, now)
-	if start-now > int64(rate*(errorBurst-1)) {
-		return false
-	}
-	*b = start + int64(rate)
-	return true
 }
 
 var _ policy.Env = (*transit)(nil)
