@@ -88,7 +88,8 @@ type compiler struct {
 	p          *Program
 	interfaces []string
 	family     flow.Family
-	before     *Program // nil: none
+	proto      flow.Proto // of the rule under way, 0 if it is not for one
+	before     *Program   // nil: none
 	errs       []error
 }
 
@@ -236,6 +237,7 @@ func (c *compiler) rule(t *syntax.Table, r *syntax.Rule, made map[*syntax.Chain]
 	if r.Jump != "" {
 		out.jump = c.chain(t, t.Chain(r.Jump), made)
 	}
+	c.proto, _ = b.Proto.Only()
 	for _, m := range r.Matches {
 		conds, err := c.match(m)
 		if err != nil {

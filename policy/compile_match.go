@@ -74,7 +74,7 @@ func (c *compiler) match(m syntax.Match) ([]condition, error) {
 	case *syntax.Mark:
 		return mark(m), nil
 	case *syntax.MultiPort:
-		return multiPort(m), nil
+		return multiPort(m, c.proto), nil
 	case *syntax.PktType:
 		return pktType(m), nil
 	case *syntax.Ports:

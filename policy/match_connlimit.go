@@ -151,6 +151,9 @@ func (v *View) connection() (*flow.Conn, *flow.Extra) {
 // (nf_conncount_count_skb). ok is false if there is no room to count.
 func (c *connCount) count(v *View, key [connKey]uint64) (n uint64, ok bool) {
 	conn, x := v.connection()
+	if conn == nil && !v.hasTuple() {
+		return 0, false
+	}
 	list := v.Member
 	if !v.Tracked && x != nil {
 		list = x.Counted
@@ -168,6 +171,20 @@ func (c *connCount) count(v *View, key [connKey]uint64) (n uint64, ok bool) {
 		v.Member = v.Members.add(v.Member, c, key)
 	}
 	return n, ok
+}
+
+// hasTuple reports whether the packet is long enough to have a tuple of its own
+// (nf_ct_get_tuplepr).
+func (v *View) hasTuple() bool {
+	n := 0
+	switch p := v.P.Proto; {
+	case p == flow.DCCP: // has no tracker
+	case p.HasPorts() || p == flow.GRE:
+		n = 4
+	case p == flow.ICMP || p == flow.ICMPv6:
+		n = 8
+	}
+	return v.P.L4 != 0 && len(v.l4()) >= n
 }
 
 // closed is already_closed.

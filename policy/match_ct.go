@@ -13,9 +13,12 @@ func state(m *syntax.State) []condition {
 // tuple returns a tuple of the view's connection.
 func (v *View) tuple(d flow.Direction) flow.Tuple { return v.Conn.Tuple(d, v.Extra) }
 
-// conntrack compiles xt_conntrack.
+// conntrack compiles xt_conntrack. A packet without a connection matches by its state
+// alone: the other options are not asked, and without --ctstate it does not match.
 func conntrack(m *syntax.Conntrack) (c []condition) {
-	if m.State.Set {
+	if !m.State.Set {
+		c = append(c, pure(func(v *View) bool { return v.Tracked }))
+	} else {
 		c = append(c, pure(func(v *View) bool { return hasState(v, &m.State) }))
 	}
 	if m.Dir.Set {
@@ -23,11 +26,11 @@ func conntrack(m *syntax.Conntrack) (c []condition) {
 		if m.Dir.S == "REPLY" {
 			want = flow.Reply
 		}
-		c = append(c, pure(func(v *View) bool { return v.Tracked && v.Dir == want }))
+		c = append(c, pure(func(v *View) bool { return !v.Tracked || v.Dir == want }))
 	}
 	if m.Proto.Set {
 		c = append(c, pure(func(v *View) bool {
-			return v.Tracked && (v.Conn.Key.L4.Proto() == m.Proto.N) != m.Proto.Not
+			return !v.Tracked || (v.Conn.Key.L4.Proto() == m.Proto.N) != m.Proto.Not
 		}))
 	}
 	for _, a := range []struct {
@@ -38,7 +41,7 @@ func conntrack(m *syntax.Conntrack) (c []condition) {
 		if a.want.Set {
 			c = append(c, pure(func(v *View) bool {
 				if !v.Tracked {
-					return false
+					return true
 				}
 				t := v.tuple(a.dir)
 				if a.src {
@@ -56,7 +59,7 @@ func conntrack(m *syntax.Conntrack) (c []condition) {
 		if a.want.Set {
 			c = append(c, pure(func(v *View) bool {
 				if !v.Tracked {
-					return false
+					return true
 				}
 				t := v.tuple(a.dir)
 				if a.src {
@@ -69,7 +72,7 @@ func conntrack(m *syntax.Conntrack) (c []condition) {
 	if m.Status.Set {
 		c = append(c, varying(func(v *View) bool {
 			if !v.Tracked {
-				return false
+				return true
 			}
 			return (v.Conn.PublicStatus()&m.Status.Bits != 0) != m.Status.Not // NONE: no bit, and nothing has it
 		}))
@@ -77,7 +80,7 @@ func conntrack(m *syntax.Conntrack) (c []condition) {
 	if m.Expire.Set {
 		c = append(c, varying(func(v *View) bool {
 			if !v.Tracked {
-				return false
+				return true
 			}
 			left := uint64(0)
 			if v.Conn.Status&flow.Confirmed != 0 {

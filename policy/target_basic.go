@@ -113,24 +113,29 @@ func setMSS(t *syntax.SetMSS) action {
 			}
 			mss = uint64(mtu) - headers
 		}
-		v.clampMSS(uint16(min(mss, 65535)))
+		if !v.clampMSS(uint16(min(mss, 65535))) {
+			return Drop
+		}
 		return Continue
 	}}
 }
 
 // clampMSS lowers the MSS option of a SYN; one without gets it, if it carries no
-// data (tcpmss_mangle_packet).
-func (v *View) clampMSS(mss uint16) {
+// data (tcpmss_mangle_packet). ok is false if the header is cut off.
+func (v *View) clampMSS(mss uint16) (ok bool) {
 	if v.P.Proto != flow.TCP {
-		return
+		return true
 	}
-	b := v.l4()
-	if o := tcpOption(b, 2); len(o) == 4 {
+	all, ok := v.tcpOptions()
+	if !ok {
+		return false
+	}
+	if o := mssOption(all); o != nil {
 		if old := binary.BigEndian.Uint16(o[2:]); old > mss {
 			v.P.SetMSS(o, mss)
 			v.Modified = true
 		}
-		return
+		return true
 	}
 	most := uint16(536)
 	if v.family() == flow.IPv6 {
@@ -139,4 +144,5 @@ func (v *View) clampMSS(mss uint16) {
 	if v.P.AddMSS(min(mss, most)) {
 		v.Modified = true
 	}
+	return true
 }

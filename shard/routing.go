@@ -47,7 +47,7 @@ func (s *Shard) routeInput(t *transit) flow.Reason {
 		s.sendError(t, errProhibited)
 		return flow.ReasonProhibited
 	case route.Unreachable:
-		s.sendError(t, errHostUnreachable)
+		s.sendError(t, errUnreachable)
 		return flow.ReasonNoRoute
 	case route.None, route.Throw:
 		s.sendError(t, errNoRoute)

@@ -89,9 +89,9 @@ func (s *Shard) track(p *packet.Packet, v *Verdict, u *unconfirmed, i uint32, hi
 		s.table.Count(i, d, p.Len)
 	case l4.Close:
 		s.table.Count(i, d, p.Len)
-		c.Expires = s.time()
 		v.accept(c, r.Reason)
-		return s.end(i, u, table.Closed)
+		v.Expires = s.time()
+		return s.end(i, u, table.Closed) // rules see the timeout that it had (nf_ct_kill)
 	}
 	if c.PublicStatus() != status || c.State != l4state {
 		s.changed(i, c, status)

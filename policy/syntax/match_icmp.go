@@ -91,6 +91,7 @@ func (t *ICMPType) read(args []string) error {
 		}
 		t.Lo, t.Hi, t.withCode = uint8(c), uint8(c), true
 	}
+	t.Any = t.Type == 255 && !t.v6 // icmp_type_code_match
 	return nil
 }
 

@@ -98,6 +98,13 @@ func newTCP() *TCP {
 	return m
 }
 
+func (m *TCP) check(r *Rule, at place) error {
+	if m.Option.Set && m.Option.N == 0 {
+		return errors.New("--tcp-option is 1..255")
+	}
+	return m.Ports.check(r, at)
+}
+
 func (m *TCP) options() []option {
 	syn := &setBy{}
 	syn.apply = func([]string) error {
@@ -157,8 +164,19 @@ func (l *PortList) text() string {
 	return strings.Join(parts, ",")
 }
 
-// Has reports whether p is in the list, "!" left aside.
-func (l *PortList) Has(p uint16) bool {
+// Has reports whether a packet between two ports is meant.
+func (m *MultiPort) Has(src, dst uint16) bool {
+	switch {
+	case m.Src.Set:
+		return m.Src.has(src) != m.Src.Not
+	case m.Dst.Set:
+		return m.Dst.has(dst) != m.Dst.Not
+	}
+	return (m.Both.has(src) || m.Both.has(dst)) != m.Both.Not
+}
+
+// has reports whether p is in the list, "!" left aside.
+func (l *PortList) has(p uint16) bool {
 	for _, r := range l.Ranges {
 		if p >= r[0] && p <= r[1] {
 			return true
