@@ -1,6 +1,6 @@
 // Package frag holds fragments of IP datagrams until a datagram is complete. It is
 // virtual reassembly: the datagram is judged as one, and if it passes, its
-// fragments leave as they came.
+// fragments leave in the frames that they came in, if they fit the path out.
 //
 // nf_defrag_ipv4 and nf_defrag_ipv6 are the models, and a datagram meets the same
 // fate here as there: nothing is tracked before all of it is there, an overlap

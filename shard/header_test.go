@@ -233,3 +233,18 @@ func TestRejectOptions(t *testing.T) {
 		}
 	}
 }
+
+// TestHere: an address whose turn it is to write a time is one of this router's, or
+// everybody's (inet_addr_type). Of 0.0.0.0/8 that is the first only.
+func TestHere(t *testing.T) {
+	b := newHeaderBox(t, "", 1500)
+	tr := &transit{s: b.Shard}
+	for a, want := range map[string]bool{
+		"10.1.0.254": true, "10.2.0.254": true, "10.1.0.1": false, "10.9.9.9": false, "0.0.0.0": true, "0.0.0.7": false,
+		"224.0.0.1": true, "255.255.255.255": true,
+	} {
+		if got := tr.Here(flow.AddrFrom(netip.MustParseAddr(a))); got != want {
+			t.Errorf("%s: %v", a, got)
+		}
+	}
+}
