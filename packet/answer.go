@@ -30,12 +30,12 @@ func (p *Packet) Answerable() bool {
 	if p.Family == flow.IPv4 && (s.As4()[0] >= 240 || d.As4() == [4]byte{255, 255, 255, 255}) {
 		return false
 	}
-	b := p.Frame[min(int(p.L4), len(p.Frame)):]
+	b := p.Body()
 	switch {
-	case p.Proto == flow.ICMP && len(b) > 0:
-		return b[0] == 0 || b[0] == 8 || b[0] >= 13 && b[0] <= 18
-	case p.Proto == flow.ICMPv6 && len(b) > 0:
-		return b[0] >= icmp6FirstInfo && b[0] != icmp6Redirect
+	case p.Proto == flow.ICMP && p.Family == flow.IPv4:
+		return len(b) > 0 && (b[0] == 0 || b[0] == 8 || b[0] >= 13 && b[0] <= 18)
+	case p.Proto == flow.ICMPv6 && p.Family == flow.IPv6:
+		return len(b) > 0 && b[0] >= icmp6FirstInfo && b[0] != icmp6Redirect
 	}
 	return true
 }
@@ -45,15 +45,14 @@ func (p *Packet) Answerable() bool {
 // over all of the payload, so that most packets of such protocols are not answered.
 func (p *Packet) Summed() bool {
 	b := p.Body()
+	if p.Family == flow.IPv6 && (p.L4 == 0 || len(b) == 0) { // reject6_csum_ok
+		return false
+	}
 	switch p.Proto {
-	case 50, 51, flow.SCTP, flow.UDPLite, flow.DCCP: // ESP, AH
+	case 50, 51, flow.SCTP, flow.UDPLite, flow.GRE: // ESP, AH
 		return true
 	case flow.UDP:
-		if len(b) < 8 || b[6]|b[7] == 0 {
-			return true
-		}
-	case flow.GRE:
-		if len(b) < 4 || b[0]&0x80 == 0 {
+		if len(b) >= 8 && b[6]|b[7] == 0 {
 			return true
 		}
 	}

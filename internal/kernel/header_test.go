@@ -289,26 +289,11 @@ func TestHeadersAgree(t *testing.T) {
 
 func headersAgree(t *testing.T, r *rand.Rand, f flow.Family, mtu, n int) {
 	t.Helper()
-	o, err := NewRouter(map[string]string{
-		"net/ipv4/icmp_ratelimit": "0", "net/ipv4/icmp_msgs_per_sec": "1000000", "net/ipv4/icmp_msgs_burst": "1000000", "net/ipv6/icmp/ratelimit": "0",
-		"net/ipv4/conf/all/send_redirects": "0", "net/ipv4/conf/r0/send_redirects": "0", "net/ipv4/conf/r1/send_redirects": "0",
-	})
+	rules, err := syntax.Parse(strings.NewReader(headerRules), "headers", f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer o.Close()
-	const text = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p udp -m udp --dport 7 -j REJECT\n-A FORWARD -p tcp -m tcp --dport 7 -j REJECT --reject-with tcp-reset\n-A FORWARD -m conntrack --ctstate INVALID\nCOMMIT\n"
-	rules, err := syntax.Parse(strings.NewReader(text), "headers", f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Restore(f, text); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Do(func() error { return exec.Command("ip", "link", "set", "r1", "mtu", fmt.Sprint(mtu)).Run() }); err != nil {
-		t.Fatal(err)
-	}
-	o.Settle()
+	o := headerOracle(t, headerRules, f, mtu)
 	w := newHeaderRouter(t, rules, f, mtu)
 	g := headerMaker{r}
 	for i := range n {
@@ -347,9 +332,9 @@ func timeless(frame []byte) []byte {
 	f := bytes.Clone(frame)
 	d := f[14:]
 	if d[0]>>4 == 6 {
-		d = plain(f)[14:]
-		f = append(bytes.Clone(f[:14]), d...)
-		d = f[14:]
+		if d[6] == 58 && len(d) > 40 && d[40] < 128 || d[6] == 6 && len(d) > 53 && d[53]&4 != 0 {
+			d[1], d[2], d[3] = d[1]&0xf0, 0, 0 // the flow label
+		}
 		var p packet.Packet
 		p.ParseFrom(d, len(d), 0, packet.EtherIPv6, packet.Checks{})
 		for x := range p.Extensions {
@@ -398,6 +383,31 @@ func noTime(d []byte) {
 		}
 		at += int(d[at+1])
 	}
+}
+
+// headerRules have the kernel track connections, and reject some of them.
+const headerRules = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p udp -m udp --dport 7 -j REJECT\n-A FORWARD -p tcp -m tcp --dport 7 -j REJECT --reject-with tcp-reset\n-A FORWARD -m conntrack --ctstate INVALID\nCOMMIT\n"
+
+// headerOracle is a router of the kernel's with rules, whose second side has an MTU, and
+// that answers as often as it is asked.
+func headerOracle(t *testing.T, text string, f flow.Family, mtu int) *Oracle {
+	t.Helper()
+	o, err := NewRouter(map[string]string{
+		"net/ipv4/icmp_ratelimit": "0", "net/ipv4/icmp_msgs_per_sec": "1000000", "net/ipv4/icmp_msgs_burst": "1000000", "net/ipv6/icmp/ratelimit": "0",
+		"net/ipv4/conf/all/send_redirects": "0", "net/ipv4/conf/r0/send_redirects": "0", "net/ipv4/conf/r1/send_redirects": "0",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.Close)
+	if err := o.Restore(f, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Do(func() error { return exec.Command("ip", "link", "set", "r1", "mtu", fmt.Sprint(mtu)).Run() }); err != nil {
+		t.Fatal(err)
+	}
+	o.Settle()
+	return o
 }
 
 func newHeaderRouter(t *testing.T, rules *syntax.Ruleset, f flow.Family, mtu int) *headerRouter {

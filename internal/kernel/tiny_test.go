@@ -1,0 +1,71 @@
+package kernel
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/internal/testenv"
+	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy/syntax"
+)
+
+// TestTinyAgree sends datagrams that end within, or right behind, their transport header
+// through rules that reject them, and through translation, in the kernel and in a shard:
+// what is answered, and what is forwarded, is the same.
+func TestTinyAgree(t *testing.T) {
+	testenv.Root(t)
+	testenv.Program(t, "iptables-restore")
+	for _, c := range []struct {
+		f    flow.Family
+		text string
+	}{
+		{flow.IPv4, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m conntrack --ctstate INVALID\n-A FORWARD -j REJECT\nCOMMIT\n"},
+		{flow.IPv4, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j REJECT\nCOMMIT\n"},
+		{flow.IPv4, "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -s 10.1.1.0/24 -j SNAT --to-source 10.2.2.60\nCOMMIT\n"},
+		{flow.IPv6, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m conntrack --ctstate INVALID\n-A FORWARD -j REJECT\nCOMMIT\n"},
+		{flow.IPv6, "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -s 2001:db8:1::/48 -j SNAT --to-source 2001:db8:2::3c\nCOMMIT\n"},
+	} {
+		tinyAgree(t, c.f, c.text)
+	}
+}
+
+func tinyAgree(t *testing.T, f flow.Family, text string) {
+	t.Helper()
+	rules, err := syntax.Parse(strings.NewReader(text), "tiny", f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := headerOracle(t, text, f, 1500)
+	w := newHeaderRouter(t, rules, f, 1500)
+	id := uint16(0)
+	for _, proto := range []flow.Proto{1, 2, 4, 6, 17, 33, 47, 50, 51, 58, 94, 99, 132, 136} {
+		for _, n := range []int{0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 16, 20, 24} {
+			for _, first := range []byte{0, 8, 0x80, 0x20, 0x45} {
+				if n == 0 && first != 0 {
+					continue
+				}
+				b := make([]byte, n)
+				if n > 0 {
+					b[0] = first
+				}
+				if n > 3 {
+					b[1], b[3] = byte(n), 7
+				}
+				id++
+				d := packet.AppendIP(nil, packet.IP{Src: A.Host(1, f), Dst: B.Host(1, f), ID: id}, proto, b)
+				k, err := o.Exchange(A, d)
+				if err != nil {
+					t.Fatal(err)
+				}
+				x := w.exchange(A, d)
+				for side := range 2 {
+					if len(k[side]) != len(x[side]) || len(k[side]) == 1 && !bytes.Equal(timeless(k[side][0]), timeless(x[side][0])) {
+						t.Errorf("%s\nprotocol %d, %x, side %d\nkernel %s\nxdpct  %s\n%v %v %v", text, proto, b, side, dump(shorter(k[side])), dump(shorter(x[side])), w.last.Action, w.last.State, w.last.Reason)
+					}
+				}
+			}
+		}
+	}
+}
