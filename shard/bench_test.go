@@ -2,6 +2,7 @@ package shard
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -214,6 +215,35 @@ func BenchmarkWalk(b *testing.B) {
 		cursor = s.Walk(cursor, 512, func(i uint32, _ *flow.Conn) bool {
 			page = append(page, s.Record(i))
 			return false
+		})
+	}
+}
+
+// BenchmarkOwnerOf is what it costs to find the shard of a packet: of one shard; of two,
+// for packets that translation has nothing to do with; and of two, for those to an address
+// that connections are mapped to.
+func BenchmarkOwnerOf(b *testing.B) {
+	const snat = "*nat\n-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1\nCOMMIT\n"
+	for _, c := range []struct {
+		name   string
+		shards int
+		dst    netip.Addr
+	}{{"one", 1, serverIP}, {"unconcerned", 2, serverIP}, {"concerned", 2, publicIP}} {
+		b.Run(c.name, func(b *testing.B) {
+			x := newBox(b, c.shards, snat)
+			var pkts [1 << 10]packet.Packet
+			for i := range pkts {
+				f := packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, udp(clientIP, c.dst, uint16(i), 53))
+				pkts[i].Parse(f, len(f), packet.Checks{})
+				x.shards[0].Hash(&pkts[i])
+			}
+			n := 0
+			for i := range b.N {
+				n += x.shards[0].OwnerOf(&pkts[i%len(pkts)])
+			}
+			if n < 0 {
+				b.Fatal(n)
+			}
 		})
 	}
 }

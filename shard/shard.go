@@ -127,6 +127,9 @@ type Shard struct {
 // New makes a shard whose clock begins at now, in milliseconds. Close it.
 func New(cfg Config, now int64) (*Shard, error) {
 	s := &Shard{cfg: cfg, now: now}
+	if cfg.Translates && cfg.Shards > 1 && cfg.NAT == nil {
+		return nil, errors.New("making a shard: several that translate need something to share (Config.NAT)")
+	}
 	makeTable := table.New
 	if cfg.Translates {
 		makeTable = table.NewTwoKeyed
