@@ -14,7 +14,9 @@ func TestRefusals(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"-L -c 5", "option `--secmark' is not supported"},
 		{"-L -o userspace", "option `-o userspace' is not supported"},
-		{"-I -p udp -s 1.1.1.1 -d 2.2.2.2 --sport 1 --dport 2 -t 5 -n 3.3.3.3", "option `--src-nat' is not supported with this command"},
+		{"-I -p udp -s 1.1.1.1 -d 2.2.2.2 --sport 1 --dport 2 -t 5 -n ff::1", "mismatched address family"},
+		{"-G -p udp -s 1.1.1.1 -d 2.2.2.2 --sport 1 --dport 2 -n 3.3.3.3", "Illegal option `--src-nat' with this command"},
+		{"-L -n [ff::1]x", "Invalid port `x'"},
 		{"-L --s 1.1.1.1", "option `--s' is ambiguous"},
 		{"-L -p tcp --sport 70000", "`70000' is not a number from 0 to 65535"},
 		{"-L -s 1.1.1", "Invalid IP address `1.1.1'"},

@@ -3,6 +3,9 @@ package conntrack
 import (
 	"math/bits"
 	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/xdpct/xdpct/control"
 	"github.com/xdpct/xdpct/export"
@@ -41,29 +44,90 @@ func (c *command) filter() (f flow.Filter, err error) {
 			*into = &z
 		}
 	}
-	for name, into := range map[string]**netip.Addr{"src-nat": &f.SrcNAT, "dst-nat": &f.DstNAT, "any-nat": &f.AnyNAT} {
-		a, e := c.nat(name)
+	for _, n := range []struct {
+		name string
+		addr **netip.Addr
+		port **uint16
+	}{{"src-nat", &f.SrcNAT, &f.SrcNATPort}, {"dst-nat", &f.DstNAT, &f.DstNATPort}, {"any-nat", &f.AnyNAT, &f.AnyNATPort}} {
+		*n.addr, *n.port, e = c.nat(n.name)
 		fail(e)
-		*into = a
 	}
 	f.ID, e = number[uint32](c, "id")
 	fail(e)
 	return f, err
 }
 
-// nat reads a NAT filter, whose address may be left out.
-func (c *command) nat(name string) (*netip.Addr, error) {
+// nat reads ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, all of which may be left out
+// (split_address_and_port).
+func (c *command) nat(name string) (addr *netip.Addr, port *uint16, err error) {
 	if !c.has(name) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	var a netip.Addr
-	if s := c.value(name); s != "" {
-		var err error
-		if a, err = netip.ParseAddr(s); err != nil {
-			return nil, usagef("Invalid IP address `%s', in `--%s'", s, name)
+	host, rest, cut := c.value(name), "", false
+	switch {
+	case strings.HasPrefix(host, "["):
+		host, rest, cut = strings.Cut(host[1:], "]")
+		if rest, cut = strings.CutPrefix(rest, ":"); !cut && rest != "" {
+			return nil, nil, usagef("Invalid port `%s'", rest)
+		}
+	case strings.Count(host, ":") == 1:
+		host, rest, cut = strings.Cut(host, ":")
+	}
+	if cut {
+		if rest == "" {
+			return nil, nil, usagef("No port specified after `:'")
+		}
+		n, err := strconv.ParseUint(rest, 10, 16)
+		if err != nil || n == 0 {
+			return nil, nil, usagef("Invalid port `%s'", rest)
+		}
+		p := uint16(n)
+		port = &p
+	}
+	if strings.Contains(host, "/") {
+		return nil, nil, usagef("CIDR notation unavailable for `--%s'", name)
+	}
+	if host != "" {
+		if a, err = netip.ParseAddr(host); err != nil {
+			return nil, nil, usagef("Invalid IP address `%s', in `--%s'", host, name)
 		}
 	}
-	return &a, nil
+	return &a, port, nil
+}
+
+// mapNAT makes of -n and -g what the reply tuple of a connection is, and which status says
+// so. Without a port the one that the reply tuple has stays.
+func (c *command) mapNAT(reply *export.Tuple) (status flow.Status, err error) {
+	p, _, err := c.protocol()
+	if err != nil {
+		return 0, err
+	}
+	for _, n := range []struct {
+		name string
+		addr *netip.Addr
+		port **uint16
+		bit  flow.Status
+	}{{"src-nat", &reply.Dst, &reply.DPort, flow.SrcNAT}, {"dst-nat", &reply.Src, &reply.SPort, flow.DstNAT}} {
+		addr, port, err := c.nat(n.name)
+		if err != nil {
+			return 0, err
+		}
+		if addr == nil {
+			continue
+		}
+		if addr.IsValid() {
+			if addr.Is4() != n.addr.Is4() {
+				return 0, usagef("mismatched address family")
+			}
+			*n.addr = *addr
+		}
+		if port != nil && slices.Contains(ports, p) {
+			*n.port = port
+		}
+		status |= n.bit
+	}
+	return status, nil
 }
 
 func (c *command) tupleFilter(src, dst, maskSrc, maskDst, sport, dport, srckey, dstkey, icmp string) (*flow.TupleFilter, error) {
@@ -210,7 +274,11 @@ func (c *command) flow() (j export.Flow, err error) {
 	if err != nil {
 		return j, err
 	}
-	j.Status = set.Names()
+	mappings, err := c.mapNAT(&j.Reply)
+	if err != nil {
+		return j, err
+	}
+	j.Status = (set | mappings).Names()
 	mark, _, err := c.mark()
 	if err != nil {
 		return j, err

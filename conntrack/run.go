@@ -93,6 +93,9 @@ func (r *runner) run(c *command) (code int, err error) {
 	if err := c.refuse(); err != nil {
 		return 0, err
 	}
+	for _, name := range c.ignoredStatus() {
+		fmt.Fprintf(r.std.Err, "WARNING: ignoring %s, use --%s instead\n", name, strings.ToLower(strings.Replace(name, "_", "-", 1)))
+	}
 	r.n, r.done = 0, ""
 	if c.table == "expect" {
 		return r.runExpect(c)
@@ -154,9 +157,16 @@ func (c *command) refuse() error {
 		}
 	}
 	for _, name := range []string{"src-nat", "dst-nat", "any-nat"} {
-		if c.has(name) && c.verb != 'L' && c.verb != 'D' && c.verb != 'E' && c.verb != 'U' {
-			return usagef("option `--%s' is not supported with this command: xdpct translates no addresses yet", name)
+		verbs := "LDEUIA"
+		if name == "any-nat" {
+			verbs = "LDEU"
 		}
+		if c.has(name) && (c.table != "conntrack" || c.verb == 0 || strings.IndexByte(verbs, c.verb) < 0) {
+			return usagef("Illegal option `--%s' with this command", name)
+		}
+	}
+	if c.has("any-nat") && (c.has("src-nat") || c.has("dst-nat")) {
+		return usagef("cannot specify `--src-nat' or `--dst-nat' with `--any-nat'")
 	}
 	if c.has("zero") {
 		for _, o := range options {
@@ -232,6 +242,9 @@ func (r *runner) list(c *command) error {
 	set, unset, err := c.status()
 	if err != nil {
 		return err
+	}
+	if c.has("status") && set|unset == 0 { // the kernel refuses such a filter (EINVAL)
+		return errors.New("invalid parameters")
 	}
 	f.Set, f.Unset = set, unset
 	q, err := c.query(&f)

@@ -163,7 +163,7 @@ func (c *command) status() (set, unset flow.Status, err error) {
 				into = &unset
 			}
 			switch word {
-			case "UNSET":
+			case "UNSET", "SRC_NAT", "DST_NAT": // the last two are for -n and -g to say
 				continue
 			case "UNREPLIED":
 				unset |= flow.SeenReply
@@ -177,6 +177,18 @@ func (c *command) status() (set, unset flow.Status, err error) {
 		}
 	}
 	return set, unset, nil
+}
+
+// ignoredStatus returns the words of -u that count for nothing.
+func (c *command) ignoredStatus() (words []string) {
+	for _, v := range c.values["status"] {
+		for _, w := range strings.Split(v, ",") {
+			if w == "SRC_NAT" || w == "DST_NAT" {
+				words = append(words, w)
+			}
+		}
+	}
+	return words
 }
 
 // state reads --state of the protocol named.

@@ -237,7 +237,7 @@ func handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 		}
 		code := http.StatusInternalServerError
 		switch {
-		case errors.As(err, new(badRequest)):
+		case errors.As(err, new(badRequest)), errors.Is(err, flow.ErrInvalid), errors.Is(err, flow.ErrNoNAT):
 			code = http.StatusBadRequest
 		case errors.Is(err, ErrNotFound), errors.Is(err, flow.ErrNotFound):
 			code = http.StatusNotFound

@@ -9,6 +9,7 @@ var (
 	ErrNotFound = errors.New("such conntrack doesn't exist")            // ENOENT
 	ErrBusy     = errors.New("a status that cannot be taken back")      // EBUSY
 	ErrInvalid  = errors.New("tuples that do not belong together")      // EINVAL
+	ErrNoNAT    = errors.New("only mode: router translates addresses")  // EOPNOTSUPP
 )
 
 // Change is what an operator changes about a connection; a nil field stays

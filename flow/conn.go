@@ -25,7 +25,8 @@ type Conn struct {
 
 	// State is the protocol's state: a TCPState for TCP.
 	State uint8
-	// Flip is 1 where the original direction runs from Key.Dst to Key.Src.
+	// Flip has bit 0 set where the original direction runs from Key.Dst to Key.Src, see
+	// Flipped; the others are the generation.
 	Flip uint8
 
 	bytesLo   [2]uint32
@@ -254,8 +255,24 @@ func (c *Conn) Tuple(d Direction, x *Extra) Tuple {
 	if d == Reply && c.TwoKeyed() {
 		return x.Reply.Oriented(x.ReplyFlip == 0)
 	}
-	return c.Key.Oriented(uint8(d) == c.Flip)
+	return c.Key.Oriented(uint8(d) == c.Flip&flipBit)
 }
+
+const (
+	flipBit = 1
+	nextGen = 2
+)
+
+// Flipped reports whether the original direction runs from Key.Dst to Key.Src.
+func (c *Conn) Flipped() bool { return c.Flip&flipBit != 0 }
+
+// Generation tells the connection from those that had its place in the table before it,
+// modulo 128.
+func (c *Conn) Generation() uint8 { return c.Flip / nextGen }
+
+// Succeed gives the connection the generation after that of the one that had its place in
+// the table before.
+func (c *Conn) Succeed(generation uint8) { c.Flip = c.Flip&flipBit | (generation+1)*nextGen }
 
 // SetFlip says whether the original direction runs from Key.Dst to Key.Src. If the two
 // tuples are equal all packets but the first are replies, as in the kernel, which finds

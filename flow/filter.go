@@ -28,6 +28,11 @@ type Filter struct {
 	SrcNAT *netip.Addr `json:"src_nat,omitempty"`
 	DstNAT *netip.Addr `json:"dst_nat,omitempty"`
 	AnyNAT *netip.Addr `json:"any_nat,omitempty"`
+	// The same for the port that it is translated to, from another; these select by
+	// themselves, too.
+	SrcNATPort *uint16 `json:"src_nat_port,omitempty"`
+	DstNATPort *uint16 `json:"dst_nat_port,omitempty"`
+	AnyNATPort *uint16 `json:"any_nat_port,omitempty"`
 
 	ID *uint32 `json:"id,omitempty"`
 }
@@ -98,15 +103,31 @@ func (f *Filter) matchZone(r *Record) bool {
 		is(f.OrigZone, z.In(Original)) && is(f.ReplyZone, z.In(Reply))
 }
 
-// matchNAT is filter_nat of conntrack(8): translated is what the status bits say,
-// and to which address the reply tuple says.
+// matchNAT is filter_nat of conntrack(8): translated is what the status bits say, and to
+// which address and port the reply tuple says.
 func (f *Filter) matchNAT(r *Record) bool {
-	src := func(a *netip.Addr) bool {
-		return r.Orig.Src != r.Reply.Dst && (!a.IsValid() || AddrFrom(*a) == r.Reply.Dst)
+	o, y := &r.Orig, &r.Reply
+	src := func(a *netip.Addr, port *uint16) bool {
+		return r.Status&SrcNAT != 0 && mapsTo(a, port, o.Src, y.Dst, o.L4.Src(), y.L4.Dst(), o.L4)
 	}
-	dst := func(a *netip.Addr) bool {
-		return r.Orig.Dst != r.Reply.Src && (!a.IsValid() || AddrFrom(*a) == r.Reply.Src)
+	dst := func(a *netip.Addr, port *uint16) bool {
+		return r.Status&DstNAT != 0 && mapsTo(a, port, o.Dst, y.Src, o.L4.Dst(), y.L4.Src(), o.L4)
 	}
-	return (f.SrcNAT == nil || src(f.SrcNAT)) && (f.DstNAT == nil || dst(f.DstNAT)) &&
-		(f.AnyNAT == nil || src(f.AnyNAT) || dst(f.AnyNAT))
+	return (f.SrcNAT == nil && f.SrcNATPort == nil || src(f.SrcNAT, f.SrcNATPort)) &&
+		(f.DstNAT == nil && f.DstNATPort == nil || dst(f.DstNAT, f.DstNATPort)) &&
+		(f.AnyNAT == nil && f.AnyNATPort == nil || src(f.AnyNAT, f.AnyNATPort) || dst(f.AnyNAT, f.AnyNATPort))
+}
+
+// mapsTo reports whether one end of a connection is translated, to an address and a port
+// if those are given.
+func mapsTo(addr *netip.Addr, port *uint16, from, to Addr, fromPort, toPort uint16, l L4) bool {
+	if p := l.Proto(); p == ICMP || p == ICMPv6 {
+		fromPort = toPort // they are an identifier here and a type there
+	}
+	switch {
+	case addr != nil && addr.IsValid() && (from == to || AddrFrom(*addr) != to),
+		port != nil && (fromPort == toPort || *port != toPort):
+		return false
+	}
+	return from != to || fromPort != toPort
 }

@@ -24,8 +24,17 @@ func (s *Shard) Conn(entry uint32) *flow.Conn { return s.table.Conn(entry) }
 // Record takes a snapshot of an entry.
 func (s *Shard) Record(entry uint32) flow.Record {
 	r := s.table.Conn(entry).Record(s.time(), s.table.Extra(entry))
-	r.ID = uint32(r.Orig.Hash(&s.cfg.Secret) >> 24)
+	r.ID = s.id(entry, &r.Orig)
 	return r
+}
+
+// id returns what the connection in an entry is called by. As nf_ct_get_id it is a keyed
+// hash of the tuple and of where the connection is; unlike there, a later connection of
+// the same tuple in the same place has another, until the place has been used 128 times.
+func (s *Shard) id(entry uint32, orig *flow.Tuple) uint32 {
+	k := flow.Secret(s.cfg.Secret)
+	k[len(k)-1] ^= uint64(entry)<<8 | uint64(s.table.Conn(entry).Generation())
+	return uint32(orig.Hash(&k) >> 24)
 }
 
 // Find returns the entry of the live connection with the tuple t, in the zone that
@@ -84,9 +93,14 @@ func (s *Shard) setMark(entry uint32, mark flow.Mark) {
 	}
 }
 
+// errOtherShard says that the packets of the reply direction would come to another shard.
+var errOtherShard = errors.New("no rule translates to its address, and packets for that come to another shard")
+
 // Create makes a connection that no packet began, as r says
 // (ctnetlink_create_conntrack); r.Timeout and r.Zone count, the zones in the
-// tuples do not.
+// tuples do not. It is translated where r.Status has SRC_NAT or DST_NAT, and the
+// reply tuple differs at that end (nf_nat_setup_info); both tuples are its own from
+// then on. If another connection has one of them the error is flow.ErrExists.
 func (s *Shard) Create(r flow.Record) error {
 	r.Orig.L4 = r.Orig.L4.WithZone(r.Zone.In(flow.Original))
 	r.Reply.L4 = r.Reply.L4.WithZone(r.Zone.In(flow.Reply))
@@ -97,10 +111,14 @@ func (s *Shard) Create(r flow.Record) error {
 	if !ok || r.Orig.L4.Family() != r.Reply.L4.Family() || r.Orig.L4.Proto() != r.Reply.L4.Proto() {
 		return flow.ErrInvalid
 	}
+	mappings := translated(&r, &inverse)
+	if mappings != 0 && !s.cfg.Translates {
+		return flow.ErrNoNAT
+	}
 	key, flipped := r.Orig.Canonical()
 	var u unconfirmed
 	c, x := &u.conn, &u.extra
-	*c = flow.Conn{Key: key, Status: r.Status & (settable | flow.Expected), State: r.State, Expires: s.in(r.Timeout)}
+	*c = flow.Conn{Key: key, Status: r.Status&(settable|flow.Expected) | mappings, State: r.State, Expires: s.in(r.Timeout)}
 	c.SetFlip(flipped)
 	if r.Orig.L4.Proto() == flow.SCTP {
 		c.SetSCTP(flow.SCTPTrack{VTag: r.VTag})
@@ -115,19 +133,50 @@ func (s *Shard) Create(r flow.Record) error {
 		c.SetExtended()
 	}
 	if inverse != r.Reply {
+		if !s.reaches(&r.Reply) {
+			return errOtherShard
+		}
 		u.secondKey(r.Reply)
 		if r.Zone.Directional() {
 			x.ZoneDirs = r.Zone.Dirs
 		}
 	}
-	switch _, reason := s.insert(&u, key.Hash(&s.cfg.Secret)); reason {
+	hash := key.Hash(&s.cfg.Secret)
+	switch i, reason := s.insert(&u, hash); reason {
 	case flow.NoReason:
+		if s.forward.paths != nil { // what is remembered of an earlier connection in this place
+			s.forward.paths[i] = [2]path{}
+		}
 		return nil
 	case flow.ReasonClash:
 		return flow.ErrExists
 	default:
 		return errors.New(reason.Text())
 	}
+}
+
+// translated returns the bits of SRC_NAT and DST_NAT that r asks for and its tuples bear
+// out; inverse is that of its original tuple.
+func translated(r *flow.Record, inverse *flow.Tuple) (bits flow.Status) {
+	if r.Reply.Dst != inverse.Dst || r.Reply.L4.Dst() != inverse.L4.Dst() || isQuery(r.Reply.L4) && r.Reply.L4.Src() != inverse.L4.Src() {
+		bits |= flow.SrcNAT
+	}
+	if r.Reply.Src != inverse.Src || !isQuery(r.Reply.L4) && r.Reply.L4.Src() != inverse.L4.Src() {
+		bits |= flow.DstNAT
+	}
+	return bits & r.Status
+}
+
+// isQuery reports whether a tuple is of ICMP or ICMPv6, whose identifier, which stands
+// in place of the source port, is mapped with the source.
+func isQuery(l flow.L4) bool { return l.Proto() == flow.ICMP || l.Proto() == flow.ICMPv6 }
+
+// reaches reports whether packets with a reply tuple come to this shard once it is that of
+// one of its connections: because its hash says so, or because it can be claimed.
+func (s *Shard) reaches(reply *flow.Tuple) bool {
+	key, _ := reply.Canonical()
+	return s.cfg.Shards <= 1 || Owner(key.Hash(&s.cfg.Secret), s.cfg.Shards) == s.cfg.Number ||
+		s.tuples.dir != nil && s.tuples.dir.Concerns(&key)
 }
 
 // Expect adds an expectation whose master is a connection of this shard. Its

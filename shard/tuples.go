@@ -152,7 +152,7 @@ func (s *Shard) release(key *flow.Tuple, flipped bool) {
 // keysOf returns the keys of the original and of the reply tuple of a connection, and
 // their orientations.
 func keysOf(c *flow.Conn, x *flow.Extra) (keys [2]*flow.Tuple, flipped [2]bool) {
-	flip := c.Flip == 1
+	flip := c.Flipped()
 	if c.TwoKeyed() {
 		return [2]*flow.Tuple{&c.Key, &x.Reply}, [2]bool{flip, x.ReplyFlip == 1}
 	}

@@ -27,7 +27,7 @@ func (t *Table) isReply(i uint32, key *flow.Tuple, flipped bool) bool {
 func (t *Table) Direction(i uint32, key *flow.Tuple, flipped bool) flow.Direction {
 	c := &t.conns[i]
 	if c.TwoKeyed() {
-		if c.Key.Equal(key) && flipped == (c.Flip == 1) {
+		if c.Key.Equal(key) && flipped == c.Flipped() {
 			return flow.Original
 		}
 		return flow.Reply
@@ -36,7 +36,7 @@ func (t *Table) Direction(i uint32, key *flow.Tuple, flipped bool) flow.Directio
 	if flipped {
 		d = 1
 	}
-	return flow.Direction(c.Flip) ^ d
+	return flow.Direction(c.Flip&1) ^ d
 }
 
 // Extra returns the Extra of entry i, nil if it has none.
@@ -63,7 +63,7 @@ func (t *Table) lookupTwoKeyed(b *Batch, n int, key *flow.Tuple, flipped bool, n
 		i := l &^ second
 		c := &t.conns[i]
 		if c.TwoKeyed() && c.Status&flow.Confirmed != 0 && c.Expires.Until(now) > 0 {
-			if l >= second && t.isReply(i, key, flipped) || l < second && c.Key.Equal(key) && flipped == (c.Flip == 1) {
+			if l >= second && t.isReply(i, key, flipped) || l < second && c.Key.Equal(key) && flipped == c.Flipped() {
 				return i, true
 			}
 		}

@@ -141,7 +141,7 @@ func (t *Table) search(b *bucket, tag uint8, key *flow.Tuple, flipped bool) (i u
 			continue
 		}
 		c := &t.conns[i]
-		if c.Key.Equal(key) && (!c.TwoKeyed() || flipped == (c.Flip == 1)) {
+		if c.Key.Equal(key) && (!c.TwoKeyed() || flipped == c.Flipped()) {
 			return i, true
 		}
 	}
@@ -178,7 +178,7 @@ func (t *Table) Insert(c *flow.Conn, x *flow.Extra, hash uint64, now flow.Millis
 			return 0, ErrClash
 		}
 	} else if t.twoKeyed > 0 { // only such a one may have the inverse of its tuple, and not the tuple
-		if _, taken := t.Find(&c.Key, c.Flip == 0, hash, now); taken {
+		if _, taken := t.Find(&c.Key, !c.Flipped(), hash, now); taken {
 			return 0, ErrClash
 		}
 	}
@@ -199,7 +199,9 @@ func (t *Table) Insert(c *flow.Conn, x *flow.Extra, hash uint64, now flow.Millis
 	t.Stats.Probes[probes-1]++
 	t.count++
 	e := &t.conns[i]
+	before := e.Generation()
 	*e = *c
+	e.Succeed(before)
 	e.Status |= flow.Confirmed
 	if c.Extended() {
 		t.extra[i] = *x

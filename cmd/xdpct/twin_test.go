@@ -35,6 +35,12 @@ type twins struct {
 
 func newTwins(t *testing.T) *twins {
 	t.Helper()
+	return newTwinsOf(t, engine.Bridge, 2, engine.RuleFiles{})
+}
+
+// newTwinsOf makes twins with xdpct in a mode, with so many queues, and with rules.
+func newTwinsOf(t *testing.T, mode engine.Mode, queues int, rules engine.RuleFiles) *twins {
+	t.Helper()
 	testenv.Root(t)
 	testenv.Program(t, "conntrack")
 	w := &twins{socket: filepath.Join(t.TempDir(), "c.sock")}
@@ -49,7 +55,7 @@ func newTwins(t *testing.T) *twins {
 	}
 	t.Cleanup(box.Close)
 	cfg := engine.DefaultConfig()
-	cfg.Mode, cfg.Control = engine.Bridge, w.socket
+	cfg.Mode, cfg.Control, cfg.Rules = mode, w.socket, rules
 	cfg.Settings.Acct, cfg.Settings.Max = true, 10_000
 	for i, name := range []string{"left", "right"} {
 		host, err := netlab.NewNS(name)
@@ -62,7 +68,7 @@ func newTwins(t *testing.T) *twins {
 				t.Fatal(err)
 			}
 		}
-		if err := netlab.Join(netlab.Port{NS: box, Name: name, Queues: 2}, netlab.Port{NS: host, Name: "eth0", Queues: 2}); err != nil {
+		if err := netlab.Join(netlab.Port{NS: box, Name: name, Queues: queues}, netlab.Port{NS: host, Name: "eth0", Queues: queues}); err != nil {
 			t.Fatal(err)
 		}
 		if w.raw[i], err = host.OpenRaw("eth0"); err != nil {
@@ -194,6 +200,11 @@ func (w *twins) kernelSays(t *testing.T, args []string) string {
 		t.Fatal(err)
 	}
 	return fmt.Sprintf("%s--- %d\n%s", normal(out.String()), code, normal(errOut.String()))
+}
+
+// xdpctRaw runs a command and leaves its output as it is.
+func (w *twins) xdpctRaw(args []string, out io.Writer) {
+	conntrack.Main(context.Background(), args, w.socket, conntrack.IO{In: strings.NewReader(""), Out: out, Err: io.Discard})
 }
 
 func (w *twins) xdpctSays(args []string) string {
