@@ -13,16 +13,16 @@ import (
 // ShardStats are the counters of a shard under the names of `conntrack -S`.
 type ShardStats struct {
 	Shard         int    `json:"cpu"`
-	Found         uint64 `json:"found"`          // always 0 until NAT searches for free tuples
+	Found         uint64 `json:"found"`          // always 0: the kernel has it no more
 	Invalid       uint64 `json:"invalid"`        // packets that are INVALID
 	Insert        uint64 `json:"insert"`         // connections made
-	InsertFailed  uint64 `json:"insert_failed"`  // connections that found no place in the index
-	Drop          uint64 `json:"drop"`           // packets dropped because the table is full
+	InsertFailed  uint64 `json:"insert_failed"`  // connections that found no place in the index, or whose reply tuple another has
+	Drop          uint64 `json:"drop"`           // packets dropped because the table is full or the reply tuple is taken
 	EarlyDrop     uint64 `json:"early_drop"`     // connections that made room for others
 	Error         uint64 `json:"error"`          // ICMP messages that are INVALID
 	SearchRestart uint64 `json:"search_restart"` // always 0: nothing races with a search
-	ClashResolve  uint64 `json:"clash_resolve"`  // always 0: a connection has one owner
-	ChainTooLong  uint64 `json:"chaintoolong"`   // the same as insert_failed
+	ClashResolve  uint64 `json:"clash_resolve"`  // always 0: packets of a connection come to its shard one after the other
+	ChainTooLong  uint64 `json:"chaintoolong"`   // connections that found no place in the index
 
 	Packets    uint64 `json:"packets"`
 	Bytes      uint64 `json:"bytes"`

@@ -113,10 +113,13 @@ func (t *tracker) Stats(ctx context.Context) (export.Stats, error) {
 
 func shardStats(i int, s shard.Stats) export.ShardStats {
 	r := &s.Reasons
+	// The kernel finds only when it confirms a connection that no reply tuple was free for
+	// it, and counts it as one that clashes (nf_ct_resolve_clash).
+	clashes := r[flow.ReasonClash] + r[flow.ReasonNATExhausted]
 	return export.ShardStats{
 		Shard: i, Invalid: s.States[flow.Invalid], Insert: s.Table.Inserts,
-		InsertFailed: r[flow.ReasonProbeLimit], ChainTooLong: r[flow.ReasonProbeLimit],
-		Drop: r[flow.ReasonTableFull], EarlyDrop: s.Table.Evicted,
+		InsertFailed: r[flow.ReasonProbeLimit] + clashes, ChainTooLong: r[flow.ReasonProbeLimit],
+		Drop: r[flow.ReasonTableFull] + clashes, EarlyDrop: s.Table.Evicted,
 		Error: r[flow.ReasonICMPErrorQuote] + r[flow.ReasonICMPErrorUnknown] +
 			r[flow.ReasonICMPErrorAddress] + r[flow.ReasonICMPRedirect],
 		Packets: s.Packets, Bytes: s.Bytes, Entries: uint64(s.Conns), Max: uint64(s.MaxConns), Expired: s.Table.Expired,
