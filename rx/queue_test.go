@@ -1,0 +1,289 @@
+package rx
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/xdpct/xdpct/internal/testenv"
+	"github.com/xdpct/xdpct/perf/netlab"
+)
+
+// lab is a veth pair, one end of which has a program and a queue.
+type lab struct {
+	umem *UMEM
+	pool *Pool
+	ifi  Interface
+	box  *netlab.NS
+	peer *netlab.Raw
+}
+
+const labChunks = 256
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	testenv.Root(t)
+	l := &lab{}
+	var err error
+	if l.box, err = netlab.NewNS("box"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.box.Close)
+	far, err := netlab.NewNS("far")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(far.Close)
+	for _, ns := range []*netlab.NS{l.box, far} {
+		if err := ns.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := netlab.Join(netlab.Port{NS: l.box, Name: "port"}, netlab.Port{NS: far, Name: "far"}); err != nil {
+		t.Fatal(err)
+	}
+	if l.peer, err = far.OpenRaw("far"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.peer.Close)
+	if err := l.box.Do(func() (err error) { l.ifi, err = LookupInterface("port"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if l.umem, err = NewUMEM(labChunks, MaxChunk); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.umem.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	l.pool = NewPool(l.umem, 0, labChunks)
+	return l
+}
+
+// frame is one of ours: number n, in so many bytes.
+func frame(n uint32, size int) []byte {
+	f := make([]byte, size)
+	copy(f, []byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5}) // an EtherType for experiments
+	binary.BigEndian.PutUint32(f[14:], n)
+	for i := 18; i < size; i++ {
+		f[i] = byte(i * int(n|1))
+	}
+	return f
+}
+
+// expect waits for frames from the far end, in order.
+func (l *lab) expect(t *testing.T, want [][]byte) {
+	t.Helper()
+	for _, w := range want {
+		got, err := l.peer.Recv(5 * time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, w) {
+			t.Fatalf("got %x, want %x", got, w)
+		}
+	}
+}
+
+// whole checks that the pool has every chunk once.
+func (l *lab) whole(t *testing.T) {
+	t.Helper()
+	seen := map[uint64]bool{}
+	for _, a := range l.pool.free {
+		seen[a] = true
+	}
+	if len(l.pool.free) != labChunks || len(seen) != labChunks {
+		t.Errorf("%d free chunks, %d different ones, of %d", len(l.pool.free), len(seen), labChunks)
+	}
+}
+
+// TestQueue reflects frames of all sizes with each driver and in each mode, drops some,
+// and has every chunk back in the end.
+func TestQueue(t *testing.T) {
+	for _, d := range []Driver{DriverXSK, DriverAsavie} {
+		for _, m := range []XDPMode{ModeDriver, ModeGeneric} {
+			t.Run(string(d)+"/"+string(m), func(t *testing.T) { testQueue(t, d, m) })
+		}
+	}
+}
+
+func testQueue(t *testing.T, d Driver, m XDPMode) {
+	l := newLab(t)
+	var q Queue
+	var p *Program
+	if err := l.box.Do(func() (err error) {
+		var took int
+		if q, took, err = OpenQueue(l.umem, l.ifi.Index, 0, nil, l.pool.Peek(labChunks/2), QueueOptions{Driver: d}); err != nil {
+			return err
+		}
+		l.pool.Take(took)
+		p, err = LoadProgram(&l.ifi, []Queue{q}, ProgramOptions{Steer: SteerAll, MaxFrame: l.umem.MaxFrame(), Mode: m})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	rand := rand.New(rand.NewPCG(1, 2))
+	next, sent := uint32(0), uint64(0)
+	for range 50 {
+		var in, back [][]byte
+		for range 1 + rand.IntN(40) {
+			in = append(in, frame(next, 60+rand.IntN(1400)))
+			next++
+		}
+		for _, f := range in {
+			if err := l.peer.Send(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var out []Desc
+		got := 0
+		for deadline := time.Now().Add(5 * time.Second); got < len(in); {
+			var ds [16]Desc
+			n := q.Receive(ds[:])
+			for _, x := range ds[:n] {
+				if f := l.umem.Frame(x); !bytes.Equal(f, in[got]) {
+					t.Fatalf("received %x, want %x", f, in[got])
+				}
+				if got++; rand.IntN(4) == 0 {
+					l.pool.Put(x.Addr)
+					continue
+				}
+				out = append(out, x)
+				back = append(back, in[got-1])
+			}
+			l.pool.Refill(q, labChunks)
+			q.WakeRX()
+			if time.Now().After(deadline) {
+				t.Fatalf("%d of %d frames came", got, len(in))
+			}
+		}
+		if n := q.Transmit(out); n != len(out) {
+			t.Fatalf("%d of %d frames were taken", n, len(out))
+		}
+		sent += uint64(len(out))
+		q.Kick()
+		l.expect(t, back)
+		var addrs [8]uint64
+		for n := len(addrs); n == len(addrs); {
+			n = q.Complete(addrs[:])
+			for _, a := range addrs[:n] {
+				l.pool.Put(a)
+			}
+		}
+	}
+	if s := q.ReadStats(); s.Received != uint64(next) || s.Transmitted != sent || s.Drops.Rx_dropped != 0 {
+		t.Errorf("%+v: received %d, sent %d", s, next, sent)
+	}
+	s, err := p.Stats()
+	if err != nil || s.Steered != uint64(next) {
+		t.Errorf("%+v, %v: steered %d", s, err, next)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := q.Abandon(l.pool.Put); err != nil {
+		t.Error(err)
+	}
+	l.whole(t)
+}
+
+// TestSender sends more frames than one system call takes by AF_PACKET, then to a link
+// that is down, and has every chunk back.
+func TestSender(t *testing.T) {
+	l := newLab(t)
+	var q Queue
+	if err := l.box.Do(func() (err error) { q, err = OpenSender(l.umem, &l.ifi, 0); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if Receives(q) || q.Room(1) != 0 || q.Fill([]uint64{0}) != 0 || q.Receive(make([]Desc, 1)) != 0 {
+		t.Error("it receives")
+	}
+	fill := func(n int) (ds []Desc, want [][]byte) {
+		for i := range n {
+			f := frame(uint32(i), 60+i)
+			d := Desc{Addr: l.pool.Peek(1)[0] + Headroom, Len: uint32(len(f))}
+			l.pool.Take(1)
+			copy(l.umem.Frame(d), f)
+			ds, want = append(ds, d), append(want, f)
+		}
+		return ds, want
+	}
+	complete := func() {
+		var addrs [7]uint64
+		for n := q.Complete(addrs[:]); n > 0; n = q.Complete(addrs[:]) {
+			for _, a := range addrs[:n] {
+				l.pool.Put(a)
+			}
+		}
+	}
+	ds, want := fill(2*sendBatch + 3)
+	if n := q.Transmit(ds); n != len(ds) {
+		t.Fatalf("%d of %d frames were taken", n, len(ds))
+	}
+	l.expect(t, want)
+	complete()
+	l.whole(t)
+
+	if err := l.box.SetUp("port", false); err != nil {
+		t.Fatal(err)
+	}
+	ds, _ = fill(3)
+	if n := q.Transmit(ds); n != len(ds) {
+		t.Fatalf("%d of %d frames were taken by a link that is down", n, len(ds))
+	}
+	if s := q.ReadStats(); s.TXDown != 3 || s.Drops.Tx_invalid_descs != 3 {
+		t.Errorf("%+v: three frames were refused", s)
+	}
+	if err := q.Abandon(l.pool.Put); err != nil {
+		t.Error(err)
+	}
+	l.whole(t)
+}
+
+// TestProgramCountsFates: what is too large for a chunk, and what has no socket, is
+// dropped and counted.
+func TestProgramCountsFates(t *testing.T) {
+	l := newLab(t)
+	var p *Program
+	if err := l.box.Do(func() (err error) {
+		p, err = LoadProgram(&l.ifi, []Queue{}, ProgramOptions{Steer: SteerAll, MaxFrame: 1000, Mode: ModeDriver})
+		return err
+	}); err == nil {
+		p.Close()
+		t.Fatal("a program without sockets loads")
+	}
+	var q Queue
+	if err := l.box.Do(func() (err error) {
+		if q, _, err = OpenQueue(l.umem, l.ifi.Index, 0, nil, l.pool.Peek(1), QueueOptions{}); err != nil {
+			return err
+		}
+		p, err = LoadProgram(&l.ifi, []Queue{q}, ProgramOptions{Steer: SteerAll, MaxFrame: 1000, Mode: ModeDriver})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	defer p.Close()
+	if err := p.objs.Sockets.Delete(uint32(0)); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{100, 1000, 1001, 1400} {
+		if err := l.peer.Send(frame(1, size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := ProgramStats{NoSocket: 2, TooLarge: 2}
+	var got ProgramStats
+	for deadline := time.Now().Add(5 * time.Second); got != want && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		var err error
+		if got, err = p.Stats(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
