@@ -384,3 +384,42 @@ func TestFilteringBridgeOfHosts(t *testing.T) {
 		})
 	}
 }
+
+// TestRouterOfHosts routes and masquerades between two hosts as they come: TCP, UDP in
+// fragments and pings, with one shard and two, in either XDP mode.
+func TestRouterOfHosts(t *testing.T) {
+	for _, o := range []struct {
+		name string
+		netlab.HostsOptions
+		xdp rx.XDPMode
+	}{
+		{"veth", netlab.HostsOptions{Routed: true}, rx.ModeAuto},
+		{"generic", netlab.HostsOptions{Routed: true}, rx.ModeGeneric},
+		{"queues", netlab.HostsOptions{Routed: true, Queues: 2}, rx.ModeAuto},
+		{"bridge", netlab.HostsOptions{Routed: true, Left: netlab.LinuxBridge, Right: netlab.TunLink}, rx.ModeAuto},
+	} {
+		t.Run(o.name, func(t *testing.T) {
+			h, _ := newHosts(t, o.HostsOptions, portRules4, portRules6, func(c *Config) { c.XDP = o.xdp })
+			for _, addr := range []string{netlab.RightIP, netlab.RightIP6} {
+				serveTCP(t, h.Right, net.JoinHostPort(addr, "80"))
+				for range 8 {
+					c, _ := dial(t, h.Left, net.JoinHostPort(addr, "80"))
+					echo(t, c, 1<<18)
+				}
+				echoUDP(t, h.Left, h.Right, netip.AddrPortFrom(netip.MustParseAddr(addr), 7), 4000)
+			}
+			for _, v := range []struct{ network, listen, to string }{
+				{"ip4:icmp", "0.0.0.0", netlab.RightIP}, {"ip6:ipv6-icmp", "::", netlab.RightIP6},
+			} {
+				var c *icmp.PacketConn
+				if err := h.Left.Do(func() (err error) { c, err = icmp.ListenPacket(v.network, v.listen); return err }); err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				if got := ping(t, c, &net.IPAddr{IP: net.ParseIP(v.to)}, 64); got != v.to {
+					t.Errorf("%s answers a ping to %s", got, v.to)
+				}
+			}
+		})
+	}
+}

@@ -38,7 +38,7 @@ func LookupInterface(name string) (Interface, error) {
 		return Interface{}, fmt.Errorf("interface %q: %w", name, err)
 	}
 	a := link.Attrs()
-	ifi := Interface{Name: name, Index: a.Index, MTU: a.MTU, Queues: max(a.NumRxQueues, 1), NoLink: NoLink(link)}
+	ifi := Interface{Name: name, Index: a.Index, MTU: a.MTU, Queues: max(a.NumRxQueues, 1), NoLink: noLink(link)}
 	switch link.Type() {
 	case "bridge", "bond", "team", "macvlan", "macvtap", "ipvlan", "openvswitch":
 		ifi.Untags = true
@@ -61,9 +61,9 @@ func LookupInterface(name string) (Interface, error) {
 	return ifi, nil
 }
 
-// NoLink reports whether packets on a link begin with their IP header: links whose
+// noLink reports whether packets on a link begin with their IP header: links whose
 // hardware type (ARPHRD_*) is one of those that the kernel gives no header_ops.
-func NoLink(l netlink.Link) bool {
+func noLink(l netlink.Link) bool {
 	switch l.Attrs().EncapType {
 	case "none", // ARPHRD_NONE: tun, WireGuard
 		"ppp", "ipip", "tunnel6", "sit",
