@@ -4,10 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	bpflink "github.com/cilium/ebpf/link"
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
@@ -161,6 +166,62 @@ func TestTagsOnAnswer(t *testing.T) {
 		want := append(append(append([]byte{}, sent[6:12]...), sent[:6]...), sent[12:14+4*len(tags)]...)
 		if !bytes.HasPrefix(answer, want) {
 			t.Errorf("tags %v: the answer begins with %x, not %x", tags, answer[:len(want)], want)
+		}
+	}
+}
+
+// pushTag has a host's stack send all that leaves its eth0 under a VLAN tag, as a VLAN
+// interface does: the tag is not in the frame, but beside it, for the device to insert,
+// which veth never does.
+func pushTag(t *testing.T, ns *netlab.NS, tag int32) {
+	t.Helper()
+	const tpid = 0x0081 // 0x8100 in network byte order
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{
+		asm.LoadImm(asm.R2, tpid, asm.DWord),
+		asm.LoadImm(asm.R3, int64(tag), asm.DWord),
+		asm.FnSkbVlanPush.Call(),
+		asm.LoadImm(asm.R0, 0, asm.DWord), // TCX_PASS
+		asm.Return(),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { prog.Close() })
+	if err := ns.Do(func() error {
+		ifi, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		l, err := bpflink.AttachTCX(bpflink.TCXOptions{Interface: ifi.Index, Program: prog, Attach: ebpf.AttachTCXEgress})
+		if err == nil {
+			t.Cleanup(func() { l.Close() })
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTagsBesideFrames: a tag that the sender left to its device is a tag all the same.
+func TestTagsBesideFrames(t *testing.T) {
+	for _, kind := range []netlab.Kind{netlab.Veth, netlab.LinuxBridge} {
+		h, _ := newHosts(t, netlab.HostsOptions{Left: kind}, "", "", nil)
+		out := openRaw(t, h.Right)
+		pushTag(t, h.Left, 5)
+		in := openRaw(t, h.Left)
+		if err := in.Send(taggedFrame(macB, netlab.PeerIP)); err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for f := range frames(t, out) {
+			if tags, ok := tagsOf(f); ok {
+				if found = true; !slices.Equal(tags, []uint16{5}) {
+					t.Errorf("tags %v", tags)
+				}
+			}
+		}
+		if !found {
+			t.Error("it did not come through")
 		}
 	}
 }

@@ -35,7 +35,7 @@ const (
 // Program is the XDP program on one interface. The kernel detaches it when the
 // process ends, however that happens.
 type Program struct {
-	objs    xdpObjects
+	objs    objects
 	link    link.Link
 	mode    XDPMode
 	promisc int // socket that keeps the interface promiscuous, -1: none
@@ -105,7 +105,7 @@ func (p *Program) open(ifi *Interface, queues []Queue, o *ProgramOptions) error 
 			return fmt.Errorf("setting up the XDP program: %w", err)
 		}
 	}
-	if err := spec.LoadAndAssign(&p.objs, nil); err != nil {
+	if err := p.objs.load(spec, ifi.Index, p.mode); err != nil {
 		return fmt.Errorf("loading the XDP program: %w", privilege(err))
 	}
 	for _, q := range queues {
@@ -114,7 +114,7 @@ func (p *Program) open(ifi *Interface, queues []Queue, o *ProgramOptions) error 
 		}
 	}
 	if p.segments != nil {
-		if p.tcx, err = link.AttachTCX(link.TCXOptions{Interface: ifi.Index, Program: p.objs.Segment, Attach: ebpf.AttachTCXIngress}); err != nil {
+		if p.tcx, err = link.AttachTCX(link.TCXOptions{Interface: ifi.Index, Program: p.objs.segment, Attach: ebpf.AttachTCXIngress}); err != nil {
 			return fmt.Errorf("attaching the program that has large frames cut: %w", privilege(err))
 		}
 	}
@@ -153,7 +153,7 @@ func (p *Program) attach(ifindex int) (err error) {
 	if p.mode == ModeGeneric {
 		flags = link.XDPGenericMode
 	}
-	if p.link, err = link.AttachXDP(link.XDPOptions{Program: p.objs.Xdpct, Interface: ifindex, Flags: flags}); err != nil {
+	if p.link, err = link.AttachXDP(link.XDPOptions{Program: p.objs.xdp, Interface: ifindex, Flags: flags}); err != nil {
 		return fmt.Errorf("attaching the XDP program in %s mode: %w", p.mode, privilege(err))
 	}
 	return nil
@@ -164,7 +164,7 @@ func (p *Program) Mode() XDPMode { return p.mode }
 
 // register hands the frames of a receive queue to the socket of q.
 func (p *Program) register(q Queue) error {
-	if err := p.objs.Sockets.Update(uint32(q.ID()), uint32(q.FD()), ebpf.UpdateAny); err != nil {
+	if err := p.objs.maps.Sockets.Update(uint32(q.ID()), uint32(q.FD()), ebpf.UpdateAny); err != nil {
 		return fmt.Errorf("queue %d: registering the socket: %w", q.ID(), err)
 	}
 	return nil
@@ -197,14 +197,14 @@ func (p *Program) SetHost(h, before *Host) error {
 	}
 	for _, a := range h.Addrs {
 		if !slices.Contains(before.Addrs, a) {
-			if err := p.objs.Locals.Put(a.As16(), uint8(1)); err != nil {
+			if err := p.objs.maps.Locals.Put(a.As16(), uint8(1)); err != nil {
 				return fmt.Errorf("telling the XDP program of address %v: %w", a, err)
 			}
 		}
 	}
 	for _, a := range before.Addrs {
 		if !slices.Contains(h.Addrs, a) {
-			if err := p.objs.Locals.Delete(a.As16()); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			if err := p.objs.maps.Locals.Delete(a.As16()); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 				return fmt.Errorf("telling the XDP program of address %v: %w", a, err)
 			}
 		}
@@ -220,13 +220,13 @@ func (p *Program) SetHost(h, before *Host) error {
 		}
 		for k := range words {
 			if words[k] != old[k] {
-				if err := p.objs.Ports.Put(uint32(i*len(words)+k), words[k]); err != nil {
+				if err := p.objs.maps.Ports.Put(uint32(i*len(words)+k), words[k]); err != nil {
 					return fmt.Errorf("telling the XDP program of ports: %w", err)
 				}
 			}
 		}
 	}
-	if err := p.objs.Configs.Put(uint32(0), cfg); err != nil {
+	if err := p.objs.maps.Configs.Put(uint32(0), cfg); err != nil {
 		return fmt.Errorf("telling the XDP program of its port: %w", err)
 	}
 	return nil
@@ -246,7 +246,7 @@ func (p *Program) Stats() (ProgramStats, error) {
 	var n [xdpXdpFateNUM_FATES]uint64
 	for f := range n {
 		var perCPU []uint64
-		if err := p.objs.Fates.Lookup(uint32(f), &perCPU); err != nil {
+		if err := p.objs.maps.Fates.Lookup(uint32(f), &perCPU); err != nil {
 			return ProgramStats{}, fmt.Errorf("reading the counters of the XDP program: %w", err)
 		}
 		for _, v := range perCPU {
@@ -275,5 +275,5 @@ func (p *Program) Close() error {
 	if p.segments != nil {
 		err = errors.Join(err, p.segments.close())
 	}
-	return errors.Join(err, p.objs.Close())
+	return errors.Join(err, p.objs.close())
 }

@@ -267,7 +267,7 @@ func TestProgramCountsFates(t *testing.T) {
 	}
 	defer q.Close()
 	defer p.Close()
-	if err := p.objs.Sockets.Delete(uint32(0)); err != nil {
+	if err := p.objs.maps.Sockets.Delete(uint32(0)); err != nil {
 		t.Fatal(err)
 	}
 	for _, size := range []int{100, 1000, 1001, 1400} {

@@ -50,6 +50,7 @@ const (
 	xdpMapSockets    = "sockets"
 	xdpProgSegment   = "segment"
 	xdpProgXdpct     = "xdpct"
+	xdpProgXdpctTags = "xdpct_tags"
 	xdpVarMaxFrame   = "max_frame"
 	xdpVarNoLink     = "no_link"
 	xdpVarSegmenter  = "segmenter"
@@ -100,8 +101,9 @@ type xdpSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpProgramSpecs struct {
-	Segment *ebpf.ProgramSpec `ebpf:"segment"`
-	Xdpct   *ebpf.ProgramSpec `ebpf:"xdpct"`
+	Segment   *ebpf.ProgramSpec `ebpf:"segment"`
+	Xdpct     *ebpf.ProgramSpec `ebpf:"xdpct"`
+	XdpctTags *ebpf.ProgramSpec `ebpf:"xdpct_tags"`
 }
 
 // xdpMapSpecs contains maps before they are loaded into the kernel.
@@ -180,14 +182,16 @@ type xdpVariables struct {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpPrograms struct {
-	Segment *ebpf.Program `ebpf:"segment"`
-	Xdpct   *ebpf.Program `ebpf:"xdpct"`
+	Segment   *ebpf.Program `ebpf:"segment"`
+	Xdpct     *ebpf.Program `ebpf:"xdpct"`
+	XdpctTags *ebpf.Program `ebpf:"xdpct_tags"`
 }
 
 func (p *xdpPrograms) Close() error {
 	return _XdpClose(
 		p.Segment,
 		p.Xdpct,
+		p.XdpctTags,
 	)
 }
 

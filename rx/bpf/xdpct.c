@@ -309,8 +309,36 @@ static __always_inline int is_steered(void *data, void *end)
 	return 1;
 }
 
-SEC("xdp")
-int xdpct(struct xdp_md *ctx)
+extern int bpf_xdp_metadata_rx_vlan_tag(const struct xdp_md *ctx, __be16 *proto, __u16 *tci) __ksym;
+
+// insert_tag puts the VLAN tag into the frame that the device, or on veth the sender, has
+// left beside it. It returns 0 also if there is none.
+static __always_inline int insert_tag(struct xdp_md *ctx)
+{
+	struct {
+		__u8 macs[12];
+		struct vlan_hdr tag;
+	} *new, *old;
+	__be16 proto;
+	__u16 tci;
+
+	if (bpf_xdp_metadata_rx_vlan_tag(ctx, &proto, &tci))
+		return 0;
+	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(struct vlan_hdr)))
+		return -1;
+	new = (void *)(long)ctx->data;
+	old = (void *)new + sizeof(struct vlan_hdr);
+	if ((void *)(old + 1) > (void *)(long)ctx->data_end)
+		return -1;
+	__builtin_memmove(new->macs, old->macs, sizeof(new->macs));
+	// In the order of the wire: the EtherType of the tag, then what it says. What follows
+	// is the EtherType that the frame had.
+	new->tag.tci = proto;
+	new->tag.proto = bpf_htons(tci);
+	return 0;
+}
+
+static __always_inline int receive(struct xdp_md *ctx, int tags)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
@@ -325,8 +353,23 @@ int xdpct(struct xdp_md *ctx)
 		return fate(FATE_TOO_LARGE, XDP_DROP);
 	if (!bpf_map_lookup_elem(&sockets, &queue))
 		return fate(FATE_NO_SOCKET, XDP_DROP);
+	if (tags && insert_tag(ctx))
+		return fate(FATE_TOO_LARGE, XDP_DROP); // no room in front of it
 	fate(FATE_STEERED, 0);
 	return bpf_redirect_map(&sockets, queue, XDP_DROP);
+}
+
+SEC("xdp")
+int xdpct(struct xdp_md *ctx)
+{
+	return receive(ctx, 0);
+}
+
+// xdpct_tags is xdpct for devices that tell XDP of VLAN tags (Linux 6.8).
+SEC("xdp")
+int xdpct_tags(struct xdp_md *ctx)
+{
+	return receive(ctx, 1);
 }
 
 // segment is for generic mode, where a packet of 64 KiB comes as one frame if the sender,
