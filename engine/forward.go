@@ -17,7 +17,7 @@ import (
 type routing struct {
 	interfaces []portVLAN // by number; those that do not exist have no port
 	table      *route.Table
-	waiting    map[nextHop][]waitingFrame
+	waiting    map[nextHop]*waitingHop
 	held       int
 	// resolve asks for the Ethernet address of a next hop, used says which ones
 	// frames went to, by their IDs (it keeps ids), and inject gives a datagram to
@@ -75,9 +75,15 @@ func (r *routing) tellUse(now int64) {
 
 // waitingFrame is a frame whose next hop has not said its Ethernet address yet.
 type waitingFrame struct {
-	desc  rx.Desc
-	l3    uint16
-	since int64 // milliseconds
+	desc rx.Desc
+	l3   uint16
+	in   int16 // interface by which it came; -1: a datagram of our own
+}
+
+// waitingHop is a next hop that is being resolved, and the frames that wait for it.
+type waitingHop struct {
+	since  int64 // milliseconds
+	frames []waitingFrame
 }
 
 // Bounds on frames that wait for a neighbour (the kernel's unres_qlen), and how long
@@ -101,8 +107,9 @@ func (w *worker) interfaceOf(port uint8, vlan uint16) (int, bool) {
 }
 
 // route sends a frame where its verdict says, with the link header that it needs
-// there. l3 is where its IP header is.
-func (w *worker) route(d rx.Desc, l3 uint16, v *shard.Verdict) {
+// there. l3 is where its IP header is, in the interface by which it came: -1 if its
+// sender is not to be told that it cannot be delivered.
+func (w *worker) route(d rx.Desc, l3 uint16, in int, v *shard.Verdict) {
 	switch v.Action {
 	case shard.Accept:
 	case shard.Host:
@@ -123,7 +130,7 @@ func (w *worker) route(d rx.Desc, l3 uint16, v *shard.Verdict) {
 		return
 	}
 	if !hop.Known {
-		w.wait(nextHop{hop.Out, hop.Next}, waitingFrame{d, l3, w.now})
+		w.wait(nextHop{hop.Out, hop.Next}, waitingFrame{d, l3, int16(in)})
 		return
 	}
 	w.routing.use(hop.Neighbour)
@@ -180,56 +187,73 @@ func link(f []byte, src, dst [6]byte, vlan uint16, ipv6 bool) {
 // wait keeps a frame until its next hop is known.
 func (w *worker) wait(n nextHop, f waitingFrame) {
 	r := &w.routing
-	if r.held >= maxWaiting || len(r.waiting[n]) >= maxWaitingHop {
+	hop := r.waiting[n]
+	if hop == nil {
+		hop = &waitingHop{since: w.now}
+	}
+	if r.held >= maxWaiting || len(hop.frames) >= maxWaitingHop {
 		w.drop(flow.ReasonNoNeighbour, f.desc.Addr)
 		return
 	}
-	if len(r.waiting[n]) == 0 {
+	if len(hop.frames) == 0 {
+		r.waiting[n] = hop
 		r.resolve(n.out, n.addr)
 	}
-	r.waiting[n] = append(r.waiting[n], f)
+	hop.frames = append(hop.frames, f)
 	r.held++
 }
 
-// release frames whose next hop has become known, and drop those that have waited
-// for too long.
+// tendWaiting sends frames whose next hop has become known, and drops those whose next
+// hop did not answer for as long as the kernel waits for one: their senders are told
+// that the host is unreachable.
 func (w *worker) tendWaiting() {
 	r := &w.routing
-	if r.table != nil {
-		r.tellUse(w.now)
+	if r.table == nil {
+		return
 	}
+	r.tellUse(w.now)
 	if r.held == 0 {
 		return
 	}
-	for n, frames := range r.waiting {
+	silent := false
+	for n, hop := range r.waiting {
 		found, known := r.table.Neighbour(n.out, n.addr)
 		in := &r.table.Interfaces[n.out]
 		most := in.Patience[familyOf(n.addr).Index()]
 		if most == 0 {
 			most = patience
 		}
-		kept := frames[:0]
-		for _, f := range frames {
-			switch {
-			case known:
+		if !known && w.now-hop.since <= most {
+			continue
+		}
+		delete(r.waiting, n)
+		r.held -= len(hop.frames)
+		for _, f := range hop.frames {
+			if known {
 				w.emit(f.desc, f.l3, n.out, in.MAC, found.MAC)
-			case w.now-f.since > most:
-				w.drop(flow.ReasonNoNeighbour, f.desc.Addr)
-			default:
-				kept = append(kept, f)
 				continue
 			}
-			r.held--
+			w.unreachable(f)
+			silent = true
 		}
-		if len(kept) == 0 {
-			delete(r.waiting, n)
-		} else {
-			r.waiting[n] = kept
-		}
+	}
+	if silent {
+		w.sendOwn()
 	}
 	for _, p := range w.ports {
 		w.transmit(p)
 	}
+}
+
+// unreachable gives up a frame that waited in vain, and answers it.
+func (w *worker) unreachable(f waitingFrame) {
+	if frame := w.umem.Frame(f.desc); frame != nil && f.in >= 0 && int(f.l3) < len(frame) {
+		p := &w.pkts[0] // no batch is under way
+		p.ParseWhole(frame, len(frame), int(f.l3), packet.Checks{})
+		p.In, p.Largest = int(f.in), 0
+		w.shard.Unreachable(p)
+	}
+	w.drop(flow.ReasonNoNeighbour, f.desc.Addr)
 }
 
 func familyOf(a netip.Addr) flow.Family {
@@ -256,7 +280,7 @@ func (w *worker) sendOwn() {
 			continue
 		}
 		v := shard.Verdict{Action: shard.Accept, Hop: &o.Hop}
-		w.route(d, l3, &v)
+		w.route(d, l3, -1, &v)
 	}
 }
 

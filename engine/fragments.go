@@ -105,7 +105,7 @@ func (w *worker) judgeWhole(frames []handed) {
 // dispatch sends a frame where its verdict says. l3 is where its IP header is.
 func (w *worker) dispatch(h handed, l3 uint16, v *shard.Verdict) {
 	if w.mode == Router {
-		w.route(h.desc, l3, v)
+		w.route(h.desc, l3, -1, v)
 	} else {
 		w.forward(h, v.Action)
 	}

@@ -53,7 +53,7 @@ func (e *Engine) openForwarding(rules Rules) (err error) {
 		}
 		for _, w := range e.workers {
 			w.routing = routing{
-				waiting: map[nextHop][]waitingFrame{}, resolve: e.router.mirror.Resolve, used: e.router.mirror.Used, inject: e.router.inject,
+				waiting: map[nextHop]*waitingHop{}, resolve: e.router.mirror.Resolve, used: e.router.mirror.Used, inject: e.router.inject,
 			}
 		}
 		if _, err := e.setRoutes(e.router.latest()); err != nil {

@@ -352,3 +352,13 @@ func TestStopsUnderFlood(t *testing.T) {
 }
 
 func newTextLog(w *logText) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
+// command runs a program in a namespace.
+func command(ns *netlab.NS, name, args string) error {
+	return ns.Do(func() error {
+		if out, err := exec.Command(name, strings.Fields(args)...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s %s: %w: %s", name, args, err, out)
+		}
+		return nil
+	})
+}

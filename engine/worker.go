@@ -300,7 +300,7 @@ func (w *worker) judge(n int) {
 			h.desc.Len = uint32(len(w.pkts[i].Frame)) // rules may have made it longer
 		}
 		if w.mode == Router {
-			w.route(h.desc, w.pkts[i].L3, &w.verdicts[i])
+			w.route(h.desc, w.pkts[i].L3, w.pkts[i].In, &w.verdicts[i])
 			continue
 		}
 		if w.ports[h.port].checks.Partial && w.mode != Tap && action == shard.Accept {

@@ -83,3 +83,24 @@ func (t *Table) LocalAddrs(yield func(netip.Addr, Kind) bool) {
 		}
 	}
 }
+
+// LinkLocal returns the IPv6 link-local address of the interface.
+func (i *Interface) LinkLocal() (netip.Addr, bool) {
+	for _, p := range i.Addrs {
+		if a := p.Addr(); a.Is6() && a.IsLinkLocalUnicast() {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// OnLink reports whether an address is in one of the interface's nets
+// (inet_addr_onlink).
+func (i *Interface) OnLink(a netip.Addr) bool {
+	for _, p := range i.Addrs {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

@@ -51,6 +51,9 @@ type forwarding struct {
 	own    []Own
 	pieces []byte // of datagrams in own that were cut from others
 	piece  []byte // one of them, while it is made
+	// Redirects that were sent, IPv4 and IPv6.
+	redirects  redirects
+	redirects6 redirectLimits
 
 	forwarded transit // of the packet under way
 	screened  Verdict // of a fragment that Screen looks at: nobody reads it

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/route"
@@ -67,7 +68,10 @@ func (s *Shard) sendError(t *transit, e icmpError) {
 	hop := route.Hop{Out: p.In}
 	if f.Routes != nil {
 		hop = f.Routes.Lookup(route.Key{Family: p.Family, Dst: to, In: -1})
-		if hop.Kind != route.Unicast || hop.Out < 0 || hop.Src == (flow.Addr{}) {
+		switch {
+		case hop.Kind == route.Local && nat.Applies(t.status(), t.v.Dir, manipSrc.source()):
+			hop.Src = to // masqueraded already: undoing that finds the sender
+		case hop.Kind != route.Unicast || hop.Out < 0 || hop.Src == (flow.Addr{}):
 			return
 		}
 		self = hop.Src
@@ -78,7 +82,8 @@ func (s *Shard) sendError(t *transit, e icmpError) {
 		}
 	}
 	typ := e.of(p.Family)
-	if f.Errors != nil && !f.Errors.Allow(p.Family, typ.typ, typ.code, to, s.now) {
+	// To an address of this host, as far as the error knows, there is no limit.
+	if f.Errors != nil && hop.Kind != route.Local && !f.Errors.Allow(p.Family, typ.typ, typ.code, to, s.now) {
 		return
 	}
 	if d, ok := p.AppendError(nil, self, typ.typ, typ.code, e.info, &t.options, t); ok {

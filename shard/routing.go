@@ -131,11 +131,22 @@ func (s *Shard) ipForward(t *transit) flow.Reason {
 		s.sendError(t, errTimeExceeded)
 		return flow.ReasonTTLExceeded
 	}
+	redirect := s.redirectDue(t)
+	if redirect && p.Family == flow.IPv6 {
+		s.sendRedirect(t)
+	}
 	if p.TooBig(hop.MTU) {
 		s.sendError(t, errTooBig(p.PathMTU(hop.MTU)))
 		return flow.ReasonTooBig
 	}
 	p.SetHops(p.Hops() - 1)
+	if redirect {
+		if p.Family == flow.IPv4 {
+			s.sendRedirect(t)
+		}
+		// The next packet may have to be told of, too, unless that is of no use.
+		t.hop.Varies = t.hop.Varies || p.Family == flow.IPv6 || !s.forward.redirects.exhausted(t.routed.src)
+	}
 	t.v.Hop = s.keepHop(t)
 	return flow.NoReason
 }
