@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net"
@@ -178,5 +179,69 @@ func ip(t *testing.T, ns *netlab.NS, line string) {
 	t.Helper()
 	if err := command(ns, "ip", line); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestRedirects6 sends twenty packets in turn to two routers on the sender's own link:
+// six redirects come back, by the host's limit, with the first router's link-layer
+// address, which is known, and without the second's (asked of 6.18).
+func TestRedirects6(t *testing.T) {
+	s := newSite(t, "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n", "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n", nil)
+	if err := errors.Join(s.client.Sysctl("net/ipv6/conf/all/accept_redirects", "0"), s.client.Sysctl("net/ipv6/conf/eth0/accept_redirects", "0")); err != nil {
+		t.Fatal(err)
+	}
+	ip(t, s.router, "-6 route add 2001:db8:77::/64 via fe80::99 dev lan")
+	ip(t, s.router, "-6 route add 2001:db8:78::/64 via fe80::98 dev lan")
+	ip(t, s.router, "neigh add fe80::99 lladdr 02:00:00:00:00:99 dev lan")
+	s.agrees(t)
+	var c *icmp.PacketConn
+	if err := s.client.Do(func() (err error) { c, err = icmp.ListenPacket("ip6:ipv6-icmp", "::"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	via := [2]string{"fe80::99", "fe80::98"}
+	dst := [2]string{"2001:db8:77::5", "2001:db8:78::5"}
+	for i := range 20 {
+		if err := s.client.Do(func() error {
+			u, err := net.Dial("udp", "["+dst[i%2]+"]:9")
+			if err != nil {
+				return err
+			}
+			defer u.Close()
+			_, err = u.Write([]byte("x"))
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	b := make([]byte, 1500)
+	for n < 6 {
+		_ = c.SetReadDeadline(time.Now().Add(3 * time.Second))
+		size, from, err := c.ReadFrom(b)
+		if err != nil {
+			t.Fatalf("after %d redirects: %v", n, err)
+		}
+		if b[0] != 137 {
+			continue
+		}
+		m := b[:size]
+		target, to := netip.AddrFrom16([16]byte(m[8:24])), netip.AddrFrom16([16]byte(m[24:40]))
+		i := n % 2
+		if target.String() != via[i] || to.String() != dst[i] || !from.(*net.IPAddr).IP.IsLinkLocalUnicast() {
+			t.Errorf("redirect %d: to %v by %v from %v", n, to, target, from)
+		}
+		want := [2]int{104, 96}[i]
+		if size != want || i == 0 && !bytes.Equal(m[40:48], []byte{2, 1, 2, 0, 0, 0, 0, 0x99}) {
+			t.Errorf("redirect %d: %d bytes, want %d: %x", n, size, want, m[40:])
+		}
+		if quote := m[size-48:]; quote[0]>>4 != 6 || quote[7] != 64 {
+			t.Errorf("redirect %d quotes %x", n, quote)
+		}
+		n++
+	}
+	_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	if size, _, err := c.ReadFrom(b); err == nil && b[0] == 137 {
+		t.Errorf("one more: %x", b[:size])
 	}
 }
