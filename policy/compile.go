@@ -223,7 +223,7 @@ func (c *compiler) rule(t *syntax.Table, r *syntax.Rule, made map[*syntax.Chain]
 		src: b.Src.Addr, srcMask: b.Src.Mask, notSrc: b.Src.Not,
 		dst: b.Dst.Addr, dstMask: b.Dst.Mask, notDst: b.Dst.Not,
 		in: c.ports(&b.In), out: c.ports(&b.Out),
-		proto: b.Proto.N, anyProto: !b.Proto.Set || b.Proto.Any, notProto: b.Proto.Not,
+		proto: b.Proto.N, anyProto: !b.Proto.Set, notProto: b.Proto.Not,
 		never:  b.Frag.Set && !b.Frag.Not,
 		isGoto: r.Goto, line: r.Line, count: c.counter(r.Count),
 	}

@@ -77,61 +77,64 @@ func (i *IfName) Is(name string) bool {
 // Protocol is -p: a number, or a name of /etc/protocols.
 type Protocol struct {
 	Given
-	N    flow.Proto
-	Any  bool   // "all", or 0
-	name string // as it was given
+	N flow.Proto
 }
 
-var protocols = map[string]flow.Proto{
-	"tcp": flow.TCP, "udp": flow.UDP, "udplite": flow.UDPLite, "icmp": flow.ICMP, "sctp": flow.SCTP,
-	"icmpv6": flow.ICMPv6, "ipv6-icmp": flow.ICMPv6, "esp": 50, "ah": 51, "mh": 135, "ipv6-mh": 135,
-	"gre": flow.GRE, "igmp": 2, "ospf": 89, "vrrp": 112, "ipencap": 4, "ipv6": 41, "dccp": flow.DCCP,
-	"pim": 103, "ipip": 94, "l2tp": 115, "eigrp": 88, "rsvp": 46,
+// protocolNames are the names of /etc/protocols (netbase), as iptables-save prints
+// them for the numbers.
+var protocolNames = map[flow.Proto]string{
+	0: "ip", 1: "icmp", 2: "igmp", 3: "ggp", 4: "ipencap", 5: "st", 6: "tcp", 8: "egp", 9: "igp", 12: "pup",
+	17: "udp", 20: "hmp", 22: "xns-idp", 27: "rdp", 29: "iso-tp4", 33: "dccp", 36: "xtp", 37: "ddp",
+	38: "idpr-cmtp", 41: "ipv6", 43: "ipv6-route", 44: "ipv6-frag", 45: "idrp", 46: "rsvp", 47: "gre",
+	50: "esp", 51: "ah", 57: "skip", 58: "ipv6-icmp", 59: "ipv6-nonxt", 60: "ipv6-opts", 73: "rspf", 81: "vmtp",
+	88: "eigrp", 89: "ospf", 93: "ax.25", 94: "ipip", 97: "etherip", 98: "encap", 103: "pim", 108: "ipcomp",
+	112: "vrrp", 115: "l2tp", 124: "isis", 132: "sctp", 133: "fc", 135: "mobility-header", 136: "udplite",
+	137: "mpls-in-ip", 138: "manet", 139: "hip", 140: "shim6", 141: "wesp", 142: "rohc", 143: "ethernet",
 }
+
+// protocols are the numbers by name. Behind the names above come those that iptables
+// has of its own (xtables_chain_protos).
+var protocols = func() map[string]flow.Proto {
+	all := map[string]flow.Proto{
+		"hopopt": 0, "all": 0, "icmpv6": flow.ICMPv6, "mh": 135, "ipv6-mh": 135, "udplite": flow.UDPLite, "sctp": flow.SCTP,
+	}
+	for p, name := range protocolNames {
+		all[name] = p
+	}
+	return all
+}()
 
 // parseProto reads a protocol by number or name.
 func parseProto(s string) (p flow.Proto, err error) {
 	if n, err := strconv.ParseUint(s, 0, 8); err == nil {
 		return flow.Proto(n), nil
 	}
-	name := strings.ToLower(s)
-	if p, ok := protocols[name]; ok {
+	if p, ok := protocols[strings.ToLower(s)]; ok {
 		return p, nil
-	}
-	if name == "all" {
-		return 0, nil
 	}
 	return 0, errors.New("a protocol is expected, by number or name")
 }
 
 func (p *Protocol) read(args []string) (err error) {
-	p.name = strings.ToLower(args[0])
-	p.N, err = parseProto(args[0])
-	if err == nil && p.N == 0 {
-		if p.Not {
-			return errors.New("no protocol at all would match")
-		}
-		p.Any = true
+	if p.N, err = parseProto(args[0]); err != nil || p.N != 0 {
+		return err
 	}
-	return err
+	if p.Not {
+		return errors.New("no protocol at all would match")
+	}
+	p.Set = false // any protocol, which is not printed
+	return nil
 }
 
 func (p *Protocol) text() string {
-	if p.name == "icmpv6" {
-		return "ipv6-icmp"
+	if name, ok := protocolNames[p.N]; ok {
+		return name
 	}
-	if n, err := strconv.ParseUint(p.name, 0, 8); err == nil {
-		for _, name := range []string{"tcp", "udp", "icmp", "ipv6-icmp", "sctp", "udplite", "esp", "ah", "gre"} {
-			if protocols[name] == flow.Proto(n) {
-				return name
-			}
-		}
-	}
-	return p.name
+	return strconv.Itoa(int(p.N))
 }
 
 // Only reports whether the rule is for one protocol, and which.
-func (p *Protocol) Only() (flow.Proto, bool) { return p.N, p.Set && !p.Not && !p.Any }
+func (p *Protocol) Only() (flow.Proto, bool) { return p.N, p.Set && !p.Not }
 
 // servicePort reads a port by number or by the name of a service.
 func servicePort(s string) (uint16, error) {

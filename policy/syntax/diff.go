@@ -116,6 +116,9 @@ func (r *Ruleset) Notes() (notes []string) {
 		}
 		for _, c := range t.Chains {
 			for _, rule := range c.Rules {
+				if rule.Why != nil {
+					notes = append(notes, fmt.Sprintf("line %d: kept as it is written, and not applied: %s", rule.Line, rule.Why.problem()))
+				}
 				if n, ok := rule.Target.(*NAT); ok && n.Kind == Redirect {
 					notes = append(notes, fmt.Sprintf("line %d: REDIRECT sends to this host, whose answers a router does not see: it drops such packets (local_redirect); DNAT to another host works", rule.Line))
 				}

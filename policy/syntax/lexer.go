@@ -15,11 +15,15 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	at := fmt.Sprintf("%s:%d:%d: ", e.File, e.Line, e.Column)
+	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.problem())
+}
+
+// problem is the error without its place.
+func (e *Error) problem() string {
 	if e.Token == "" {
-		return at + e.Msg
+		return e.Msg
 	}
-	return fmt.Sprintf("%s%q: %s", at, e.Token, e.Msg)
+	return fmt.Sprintf("%q: %s", e.Token, e.Msg)
 }
 
 // token is a word of a line.

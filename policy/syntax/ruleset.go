@@ -45,6 +45,11 @@ type Rule struct {
 	Target  Target // nil: none
 	Goto    bool   // -g, not -j
 	Jump    string // user chain, "" if none
+
+	// Why says what of the rule was not understood: it stands in a chain that
+	// forwarded packets do not pass, and is kept as it is written. nil: nothing.
+	Why  *Error
+	text string // valid iff Why is set
 }
 
 // Table returns the table of that name, nil if there is none.
@@ -106,6 +111,9 @@ func (r *Ruleset) WithCounts(ofChain func(*Chain) Count, ofRule func(*Rule) Coun
 
 // Text returns the rule as iptables-save prints it, without counters.
 func (r *Rule) Text(chain string) string {
+	if r.Why != nil {
+		return r.text
+	}
 	var b strings.Builder
 	b.WriteString("-A " + quote(chain))
 	r.Base.write(&b)
