@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -340,4 +341,19 @@ func TestHotdropAgrees(t *testing.T) {
 			agreeLegacy(t, flow.IPv4, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD "+rules+" -j ACCEPT\nCOMMIT\n", script...)
 		})
 	}
+}
+
+// TestDCCPAgrees: DCCP has no tracker in Linux 6.18, so that a translation of its ports
+// is taken and leaves them as they are (F5).
+func TestDCCPAgrees(t *testing.T) {
+	d := func(from Side, n, m int, sport, dport uint16) said {
+		b := make([]byte, 16)
+		binary.BigEndian.PutUint16(b, sport)
+		binary.BigEndian.PutUint16(b[2:], dport)
+		b[4], b[8] = 4, 1
+		return said{from: from, d: packet.AppendIP(nil, between(from, n, m, flow.IPv4), flow.DCCP, b)}
+	}
+	agree(t, flow.IPv4, "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n-A PREROUTING -d 10.2.2.1/32 -p dccp -j DNAT --to-destination 10.2.2.2:5000\n"+
+		"-A POSTROUTING -p dccp -j SNAT --to-source 10.2.2.200:7000-7100\nCOMMIT\n",
+		d(A, 1, 1, 1000, 80), d(A, 1, 1, 1001, 80), d(A, 2, 1, 1000, 80), d(A, 1, 3, 1000, 80))
 }

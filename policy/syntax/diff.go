@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/xdpct/xdpct/flow"
 )
 
 // With returns r with the tables of change in place of its own, as iptables-restore
@@ -119,6 +121,9 @@ func (r *Ruleset) Notes() (notes []string) {
 				if rule.Why != nil {
 					notes = append(notes, fmt.Sprintf("line %d: kept as it is written, and not applied: %s", rule.Line, rule.Why.problem()))
 				}
+				if p, _ := rule.Base.Proto.Only(); p == flow.DCCP && translatesPorts(rule.Target) {
+					notes = append(notes, fmt.Sprintf("line %d: the ports of DCCP stay as they are, as in Linux, which does not track them", rule.Line))
+				}
 				if n, ok := rule.Target.(*NAT); ok && n.Kind == Redirect {
 					notes = append(notes, fmt.Sprintf("line %d: REDIRECT sends to this host, whose answers a router does not see: it drops such packets (local_redirect); DNAT to another host works", rule.Line))
 				}
@@ -126,6 +131,11 @@ func (r *Ruleset) Notes() (notes []string) {
 		}
 	}
 	return slices.Compact(notes)
+}
+
+func translatesPorts(t Target) bool {
+	n, ok := t.(*NAT)
+	return ok && (n.To.Ports || n.Ports.Set)
 }
 
 // Summary says in a line what there is.
