@@ -268,3 +268,36 @@ func (p *Packet) Addrs() (src, dst flow.Addr) {
 	}
 	return flow.AddrFrom16(h[8:]), flow.AddrFrom16(h[24:])
 }
+
+// SetTransportWord writes the 16-bit word at an even offset of the transport header,
+// and brings its checksum along. Valid iff the frame has that word.
+func (p *Packet) SetTransportWord(at int, w uint16) {
+	h := p.Header()
+	b := h.Frame[h.L4+at:]
+	old := binary.BigEndian.Uint16(b)
+	binary.BigEndian.PutUint16(b, w)
+	if sum := h.sum(); sum != nil {
+		update(sum, old, w)
+		udpZero(sum, h.Proto)
+	}
+}
+
+// SetTransportByte is SetTransportWord for one byte, at any offset.
+func (p *Packet) SetTransportByte(at int, v uint8) {
+	even := at &^ 1
+	b := p.Frame[int(p.L4)+even:]
+	w := [2]byte{b[0], b[1]}
+	w[at-even] = v
+	p.SetTransportWord(even, binary.BigEndian.Uint16(w[:]))
+}
+
+// SetAddrNeutral writes the source (or destination) address of an IPv6 packet, one with
+// the same ones' complement sum: no checksum changes (RFC 6296).
+func (p *Packet) SetAddrNeutral(source bool, a flow.Addr) {
+	at := int(p.L3) + 8
+	if !source {
+		at += 16
+	}
+	binary.BigEndian.PutUint64(p.Frame[at:], a.Hi)
+	binary.BigEndian.PutUint64(p.Frame[at+8:], a.Lo)
+}

@@ -183,8 +183,8 @@ func reach(t *syntax.Table, c *syntax.Chain) []*syntax.Chain {
 // wrongHook says what is wrong with a rule that packets reach at hook h.
 func wrongHook(r *syntax.Rule, h Hook) error {
 	point := hookNames[h][1]
-	if t, ok := r.Target.(*syntax.NAT); ok && !slices.Contains(t.Hooks(), point) {
-		return fmt.Errorf("%s is reached from %s", t.Name(), point)
+	if t, ok := r.Target.(interface{ Hooks() []string }); ok && !slices.Contains(t.Hooks(), point) {
+		return fmt.Errorf("%s is reached from %s", r.Target.Name(), point)
 	}
 	return nil
 }

@@ -103,6 +103,10 @@ func (c *compiler) match(m syntax.Match) ([]condition, error) {
 // Every target of the syntax has its case; TestEveryTargetCompiles holds that.
 func (c *compiler) target(t syntax.Target) (action, error) {
 	switch t := t.(type) {
+	case *syntax.Classify, *syntax.FillChecksum:
+		// Classes are for queues of the kernel, which forwarded packets do not pass, and
+		// partial checksums are completed before rules see a packet.
+		return action{}, nil
 	case *syntax.CT:
 		return setCT(t), nil
 	case *syntax.Log:
@@ -111,12 +115,16 @@ func (c *compiler) target(t syntax.Target) (action, error) {
 		return setNAT(t), nil
 	case *syntax.NFLog:
 		return nfLog(t), nil
+	case *syntax.NPT:
+		return npt(t), nil
 	case *syntax.Reject:
 		return reject(t), nil
 	case *syntax.SetConnMark:
 		return setConnMark(t), nil
 	case *syntax.SetDSCP:
 		return setDSCP(t), nil
+	case *syntax.SetECN:
+		return setECN(t), nil
 	case *syntax.SetHops:
 		return setHops(t), nil
 	case *syntax.SetMark:
@@ -125,6 +133,8 @@ func (c *compiler) target(t syntax.Target) (action, error) {
 		return setMSS(t), nil
 	case *syntax.SetTOS:
 		return setTOS(t), nil
+	case *syntax.StripTCPOptions:
+		return stripTCPOptions(t), nil
 	case *syntax.Verdict:
 		return action{verdict: verdictOf(t.Name())}, nil
 	}

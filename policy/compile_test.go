@@ -24,13 +24,14 @@ func TestEveryMatchCompiles(t *testing.T) {
 
 // TestEveryTargetCompiles: a target that the syntax knows is compiled.
 func TestEveryTargetCompiles(t *testing.T) {
+	idle := map[string]bool{"CHECKSUM": true, "CLASSIFY": true} // nothing of what they do is left to do here
 	for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
 		for name, target := range syntax.Targets(f) {
 			a, err := newCompiler(f).target(target)
 			if err != nil {
 				t.Errorf("%v, -j %s: %v", f, name, err)
-			} else if a.do == nil && a.verdict == Continue {
-				t.Errorf("%v, -j %s does nothing", f, name)
+			} else if (a.do == nil && a.verdict == Continue) != idle[name] {
+				t.Errorf("%v, -j %s: does nothing is %v", f, name, !idle[name])
 			}
 		}
 	}
