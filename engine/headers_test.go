@@ -139,7 +139,8 @@ func whole(frames [][]byte) *packet.Packet {
 // where it was or to the MTU of its route, masqueraded, and right.
 func TestRouterHeaders(t *testing.T) {
 	testenv.Program(t, "ip")
-	s := newSite(t, masqueradeRules4, "*filter\nCOMMIT\n", nil)
+	const clamp = "*mangle\n-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1000\nCOMMIT\n"
+	s := newSite(t, clamp+masqueradeRules4, "*filter\nCOMMIT\n", nil)
 	for _, args := range [][]string{{"route", "add", farIP + "/32", "via", serverIP, "mtu", "600"}} {
 		if err := s.router.Do(func() error { return exec.Command("ip", args...).Run() }); err != nil {
 			t.Fatal(err)
@@ -200,6 +201,22 @@ func TestRouterHeaders(t *testing.T) {
 		}
 		return true
 	})
+	// A padded SYN gets its option where the padding was, and a wrong checksum stays so.
+	for _, damage := range []byte{0, 0x55} {
+		syn := packet.AppendTCP(nil, ip, 4002, 9, packet.Segment{Seq: uint32(damage), Flags: packet.SYN, Window: 1000})
+		syn[len(syn)-1] ^= damage
+		p.send(t, p.server, flow.TCP, [][]byte{syn}, func(frames [][]byte) bool {
+			f := frames[len(frames)-1]
+			if len(f) != 14+44 || !bytes.Equal(f[54:], []byte{2, 4, 536 >> 8, 536 & 255}) {
+				t.Fatalf("a SYN left as %x", f[14:])
+			}
+			var k packet.Packet
+			if k.Parse(f, len(f), packet.Checks{Transport: true}); (k.Reason == flow.ReasonL4Checksum) != (damage != 0) {
+				t.Fatalf("damaged by %x, it left as %x: %v", damage, f[14:], k.Reason)
+			}
+			return true
+		})
+	}
 	six := packet.IP{Src: netip.MustParseAddr(client6), Dst: netip.MustParseAddr(server6)}
 	udp := packet.AppendUDP(nil, six, 4000, 9, []byte("hello"))
 	atomic := packet.AppendIP(nil, six, 44, append([]byte{17, 0, 0, 0, 1, 2, 3, 4}, udp[40:]...))

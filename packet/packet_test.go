@@ -255,6 +255,7 @@ func FuzzParse(f *testing.F) {
 			_ = p.Options()
 		}
 		sameAsGeneral(t, p, frame, wire)
+		walkHeaders(t, &p)
 		if wire == len(frame) {
 			good := p.Kind
 			p.CompleteChecksum()
@@ -264,6 +265,25 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// walkHeaders reads what is between the IP header and the payload of any packet, which a
+// capture may have cut: nothing behind the datagram, and nothing twice.
+func walkHeaders(t *testing.T, p *Packet) {
+	if p.Family == 0 || p.Kind == Malformed {
+		return
+	}
+	last := -1
+	for x := range p.Extensions {
+		if x.At <= last || x.Len < 0 {
+			t.Fatalf("%x: a header at %d, behind one at %d", p.Frame, x.At, last)
+		}
+		last = x.At
+	}
+	p.RoutingHeader()
+	if p.Family == flow.IPv6 {
+		p.HopByHop()
+	}
 }
 
 func BenchmarkParse(b *testing.B) {

@@ -35,7 +35,7 @@ COMMIT
 *filter
 :FORWARD DROP [0:0]
 -A FORWARD -m recent --name a --set -j LOG
--A FORWARD -m hashlimit --hashlimit-upto 1/sec --hashlimit-burst 5 --hashlimit-mode srcip,dstport --hashlimit-name h -j NFLOG
+-A FORWARD -m hashlimit --hashlimit-upto 1/sec --hashlimit-burst 5 --hashlimit-mode srcip,dstport --hashlimit-htable-max 64 --hashlimit-name h -j NFLOG
 -A FORWARD -p tcp -m connlimit --connlimit-above 20 -j REJECT --reject-with tcp-reset
 -A FORWARD -p icmp -m icmp --icmp-type 3 -j REJECT
 -A FORWARD -p tcp -m tcp --tcp-option 2 -j ACCEPT
@@ -84,6 +84,7 @@ func (b *natBox) passFrame(in int, frame []byte) (packet.Packet, Verdict) {
 	var v [1]Verdict
 	p[0].Parse(f, len(f), packet.Checks{Transport: true})
 	p[0].In = in
+	p[0].Trim()
 	b.Hash(&p[0])
 	b.Process(p[:], v[:])
 	return p[0], v[0]
@@ -158,6 +159,10 @@ func FuzzForwarding(f *testing.F) {
 	for _, frame := range notIP() {
 		f.Add(record(record(nil, 0, frame), 1, frame))
 	}
+	for _, d := range oddHeaders() {
+		frame := packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, d)
+		f.Add(record(record(nil, 0, append(frame, 1, 2, 3)), 0, frame))
+	}
 	for seed := range uint64(4) {
 		for _, fam := range []flow.Family{flow.IPv4, flow.IPv6} {
 			var in []byte
@@ -169,7 +174,7 @@ func FuzzForwarding(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		for _, routes := range []*route.Table{nil, routesOfBoth()} {
-			b := newForwarder(t, everyRule, everyRule6, routes)
+			b, twin := newForwarder(t, everyRule, everyRule6, routes), newForwarder(t, everyRule, everyRule6, routes)
 			for rest := in; len(rest) >= 3; {
 				port := int(rest[0] & 1)
 				n := min(int(binary.BigEndian.Uint16(rest[1:])), len(rest)-3)
@@ -179,6 +184,8 @@ func FuzzForwarding(f *testing.F) {
 					repair(frame[14:])
 				}
 				p, v := b.passFrame(port, frame)
+				checkBehind(t, b, twin, port, frame, &p, &v)
+				checkSums(t, frame, &p, &v)
 				checkPassed(t, b, frame, &p, &v)
 			}
 		}

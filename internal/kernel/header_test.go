@@ -163,7 +163,9 @@ func (g headerMaker) datagram(ip packet.IP) []byte {
 	port := uint16(g.one(7, 53, 53, 53))
 	switch g.r.IntN(5) {
 	case 0:
-		return packet.AppendTCP(nil, ip, uint16(1000+g.r.IntN(30000)), port, packet.Segment{Flags: packet.SYN, Window: 1000, Payload: data[:len(data)*g.r.IntN(2)]})
+		return packet.AppendTCP(nil, ip, uint16(1000+g.r.IntN(30000)), port, packet.Segment{
+			Flags: packet.SYN, Window: 1000, Payload: data[:len(data)*g.r.IntN(2)], Options: [][]byte{nil, {2, 4, 5, 180}, {1, 1, 4, 2}}[g.r.IntN(3)],
+		})
 	case 1:
 		typ := uint8(8)
 		if ip.Src.Is6() {
@@ -174,7 +176,8 @@ func (g headerMaker) datagram(ip packet.IP) []byte {
 	return packet.AppendUDP(nil, ip, uint16(1000+g.r.IntN(30000)), port, data)
 }
 
-// make4 makes the frames' worth of an IPv4 datagram: one, or its fragments.
+// make4 makes the frames' worth of an IPv4 datagram: one, or its fragments. A SYN comes
+// whole: the kernel makes one piece of what TCPMSS changes, and cuts that anew.
 func (g headerMaker) make4() (out [][]byte) {
 	dst := B.Host(1+g.r.IntN(2), flow.IPv4)
 	d := g.datagram(packet.IP{Src: A.Host(1, flow.IPv4), Dst: dst, TTL: uint8(g.one(64, 64, 64, 64, 2, 1)), ID: uint16(g.r.Uint32())})
@@ -183,11 +186,14 @@ func (g headerMaker) make4() (out [][]byte) {
 		d[0] = 0x40 | byte(5+len(o)/4)
 		binary.BigEndian.PutUint16(d[2:], uint16(len(d)))
 	}
+	if g.r.IntN(9) == 0 {
+		d[len(d)-1] ^= 0x55 // a wrong checksum
+	}
 	d[1] = byte(g.one(0, 0, 0x10, 2, 3))
 	d[6] = byte(g.one(0, 0, 0, 0, 0x40, 0x80))
 	n := int(d[0]&15) * 4
 	at := []int{0}
-	for g.r.IntN(3) == 0 && len(d)-n > at[len(at)-1]+8*60 {
+	for d[9] != 6 && g.r.IntN(3) == 0 && len(d)-n > at[len(at)-1]+8*60 {
 		at = append(at, at[len(at)-1]+8*(4+g.r.IntN(50)))
 	}
 	at = append(at, len(d)-n)
@@ -244,7 +250,7 @@ func (g headerMaker) make6() (out [][]byte) {
 		return [][]byte{d}
 	}
 	at := []int{0}
-	for g.r.IntN(3) > 0 && len(d)-n > at[len(at)-1]+8*60 {
+	for d[announces] != 6 && g.r.IntN(3) > 0 && len(d)-n > at[len(at)-1]+8*60 {
 		at = append(at, at[len(at)-1]+8*(5+g.r.IntN(50)))
 	}
 	at = append(at, len(d)-n)
@@ -386,7 +392,7 @@ func noTime(d []byte) {
 }
 
 // headerRules have the kernel track connections, and reject some of them.
-const headerRules = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p udp -m udp --dport 7 -j REJECT\n-A FORWARD -p tcp -m tcp --dport 7 -j REJECT --reject-with tcp-reset\n-A FORWARD -m conntrack --ctstate INVALID\nCOMMIT\n"
+const headerRules = "*mangle\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1200\nCOMMIT\n*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p udp -m udp --dport 7 -j REJECT\n-A FORWARD -p tcp -m tcp --dport 7 -j REJECT --reject-with tcp-reset\n-A FORWARD -m conntrack --ctstate INVALID\nCOMMIT\n"
 
 // headerOracle is a router of the kernel's with rules, whose second side has an MTU, and
 // that answers as often as it is asked.
