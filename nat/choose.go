@@ -83,7 +83,7 @@ type Query struct {
 	Space Space
 }
 
-// hardTries is how many tuples are tried to be taken the hard way
+// hardTries is how many tuples of TCP are tried to be taken the hard way
 // (NF_NAT_MAX_ATTEMPTS).
 const hardTries = 128
 
@@ -212,6 +212,9 @@ func (a *Allocator) search(t flow.Tuple, q *Query, w window) (flow.Tuple, bool) 
 	first := w.at(a.start(&t, q, size))
 	if a.scan(&t, q, w, size, first) {
 		return t, true
+	}
+	if t.L4.Proto() != flow.TCP { // nothing else is known to end
+		return t, false
 	}
 	at := first
 	for range min(size, hardTries) {

@@ -20,7 +20,7 @@ type crowd struct {
 const (
 	numCrowds  = 256 // 2 MiB, where they are used
 	crowdWays  = 4
-	crowdFrom  = 512 // ports that are looked up before a crowd is made
+	crowdFrom  = 64 // ports that are looked up before a crowd is made
 	making     = 1
 	crowdLimit = 65536 + 2*crowdFrom // ports that are looked up at all
 )

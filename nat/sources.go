@@ -53,8 +53,8 @@ func (s *Sources) bucketsOf(t *flow.Tuple) (b [2]*mappings, fingerprint uint64) 
 			j = 0
 		}
 	}
-	g := s.key.sum(domainSource, h)
-	return [2]*mappings{&s.buckets[i], &s.buckets[j]}, g >> 16
+	h = (h ^ h>>32) * 0xd6e8feb86659fd93 // other bits than those that name the buckets
+	return [2]*mappings{&s.buckets[i], &s.buckets[j]}, (h ^ h>>32) & (1<<48 - 1)
 }
 
 // Add says that a connection with the original tuple orig has its source mapped to an

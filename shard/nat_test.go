@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
@@ -119,7 +118,8 @@ func TestKernelNATZones(t *testing.T) {
 }
 
 // TestNATExhaustion is pf's test of that name: of a pool of two ports the third
-// connection gets none, at once, and everything else goes on.
+// connection gets none, and everything else goes on. (That it costs little is
+// TestBoundedWork's to hold.)
 func TestNATExhaustion(t *testing.T) {
 	b := newNATBox(t, "*nat\n-A POSTROUTING -p udp -j SNAT --to-source 192.0.2.1:9000-9001\nCOMMIT\n")
 	for i := range uint16(2) {
@@ -128,14 +128,10 @@ func TestNATExhaustion(t *testing.T) {
 			t.Fatalf("connection %d leaves from %v", i, src)
 		}
 	}
-	begin := time.Now()
 	for i := range uint16(1000) {
 		if out, v := b.pass(inside, udp(clientIP, serverIP, 5000+i, 53)); out != nil || v.Reason != flow.ReasonNATExhausted {
 			t.Fatalf("connection %d: %v %v", i, v.Action, v.Reason)
 		}
-	}
-	if took := time.Since(begin); took > 2*time.Second {
-		t.Errorf("thousand connections without a port took %v", took)
 	}
 	if b.Len() != 2 {
 		t.Errorf("%d connections", b.Len())
