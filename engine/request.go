@@ -204,6 +204,11 @@ func (e *Engine) Get(ctx context.Context, t flow.Tuple) (r flow.Record, ok bool,
 
 // Create makes a connection (shard.Shard.Create).
 func (e *Engine) Create(ctx context.Context, r flow.Record) (err error) {
+	done, err := e.concernReply(&r)
+	if err != nil {
+		return err
+	}
+	defer done()
 	asked := e.at(ctx, r.Orig, func(s *shard.Shard) { err = s.Create(r) })
 	return errors.Join(asked, err)
 }

@@ -69,6 +69,22 @@ func (e *Engine) unconcern(need *nat.AddrSet) error {
 	return err
 }
 
+// concernReply sees to it that the reply tuple of a connection that is about to be made
+// can be claimed, also if no rule maps to its addresses. done ends that.
+func (e *Engine) concernReply(r *flow.Record) (done func(), err error) {
+	if inverse, _ := r.Orig.Invert(); e.shared == nil || e.shared.Directory == nil || inverse == r.Reply {
+		return func() {}, nil
+	}
+	b := &e.book
+	b.applying.Lock() // until the connection is there nobody is to let go of the addresses
+	set := nat.NewAddrSet([]nat.AddrRange{{Lo: r.Reply.Src, Hi: r.Reply.Src}, {Lo: r.Reply.Dst, Hi: r.Reply.Dst}}, false)
+	if _, err = e.concern(set); err != nil {
+		b.applying.Unlock()
+		return nil, err
+	}
+	return b.applying.Unlock, nil
+}
+
 // coverAll has all shards claim what the directory is concerned with. beyond is how many
 // claims lie outside of keep.
 func (e *Engine) coverAll(keep *nat.AddrSet) (beyond, refused int, err error) {

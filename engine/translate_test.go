@@ -201,3 +201,29 @@ func TestAddressesOfRules(t *testing.T) {
 		t.Error("the directory is concerned with addresses that nothing is mapped to")
 	}
 }
+
+// TestCreateTranslated: with two shards a connection that is translated can be made of
+// any tuples, also of addresses that no rule maps to, and is found by both.
+func TestCreateTranslated(t *testing.T) {
+	s := newSiteOf(t, 2, masqueradeRules4, "", nil)
+	ctx := context.Background()
+	for port := range uint16(16) {
+		orig := flow.Tuple{Src: flow.AddrFrom(netip.MustParseAddr(clientIP)), Dst: flow.AddrFrom(netip.MustParseAddr(serverIP)),
+			L4: flow.MakeL4(flow.IPv4, flow.UDP, 0, 5000+port, 53)}
+		reply, _ := orig.Invert()
+		reply.Dst = flow.AddrFrom(netip.MustParseAddr("203.0.113.7"))
+		reply.L4 = flow.MakeL4(flow.IPv4, flow.UDP, 0, 53, 6000+port)
+		if err := s.e.Create(ctx, flow.Record{Orig: orig, Reply: reply, Status: flow.SrcNAT, Timeout: 100}); err != nil {
+			t.Fatalf("port %d: %v", port, err)
+		}
+		for _, tuple := range []flow.Tuple{orig, reply} {
+			r, ok, err := s.e.Get(ctx, tuple)
+			if err != nil || !ok || r.Reply != reply || r.Status&flow.SrcNAT == 0 {
+				t.Errorf("%v is found as %+v (%v, %v)", tuple, r, ok, err)
+			}
+		}
+		if err := s.e.Create(ctx, flow.Record{Orig: orig, Reply: reply, Status: flow.SrcNAT, Timeout: 100}); err == nil {
+			t.Error("it is made twice")
+		}
+	}
+}

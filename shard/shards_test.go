@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/xdpct/xdpct/flow"
@@ -283,3 +284,100 @@ func TestDroppedLeavesNoClaim(t *testing.T) {
 		t.Errorf("%d claims, %d connections are left", s.Claims, b.len())
 	}
 }
+
+// TestShardsAtOnce runs four shards at the same time, as workers do: each takes packets
+// that its peers hand to it, and makes some. Whatever they choose at the same moment, no
+// two connections look the same from outside, every answer finds its own, and in the end
+// all ports are in use.
+func TestShardsAtOnce(t *testing.T) {
+	const shards, packets, ports, servers = 4, 6000, 4000, 3
+	b := newBox(t, shards, "*nat\n-A POSTROUTING -o outside -p udp -j SNAT --to-source 192.0.2.1:2000-5999\nCOMMIT\n")
+	type frame struct {
+		in int
+		d  []byte
+	}
+	var (
+		inbox   [shards]chan frame
+		mu      sync.Mutex
+		seen    = map[string]string{} // by what it looks like from outside: who it is
+		working sync.WaitGroup
+		pending sync.WaitGroup // frames that nobody has judged yet, and shards that make some
+	)
+	for i := range inbox {
+		inbox[i] = make(chan frame, 2*shards*packets) // nobody waits for room
+	}
+	pending.Add(shards)
+	for i, s := range b.shards {
+		s.Tick(1)
+		hand := func(f frame) {
+			p := parse(f.d, f.in)
+			s.Hash(&p)
+			pending.Add(1)
+			inbox[s.OwnerOf(&p)] <- f
+		}
+		judge := func(f frame) {
+			defer pending.Done()
+			p, v := [1]packet.Packet{parse(f.d, f.in)}, [1]Verdict{}
+			s.Hash(&p[0])
+			s.Process(p[:], v[:])
+			if f.in == outside {
+				if v[0].Action != Accept || v[0].State != flow.Established {
+					t.Errorf("an answer is %v %v %v", v[0].Action, v[0].State, v[0].Reason)
+				}
+				return
+			}
+			if v[0].Action != Accept {
+				return
+			}
+			who, out := headOf(f.d), headOf(p[0].Frame[14:])
+			mu.Lock()
+			was, ok := seen[out]
+			seen[out] = who
+			mu.Unlock()
+			if ok && was != who {
+				t.Errorf("%x and %x leave as %x", was, who, out)
+			}
+			src, dst := p[0].Addrs()
+			sport := uint16(p[0].Frame[34])<<8 | uint16(p[0].Frame[35])
+			hand(frame{outside, udp(dst.Netip(flow.IPv4), src.Netip(flow.IPv4), 53, sport)})
+		}
+		working.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), 3))
+			for range packets { // all want a few ports of a few servers
+				hand(frame{inside, udp(hostOf(1, 1+r.IntN(100)), hostOf(2, 1+r.IntN(servers)), uint16(2000+r.IntN(500)), 53)})
+				select {
+				case f := <-inbox[i]:
+					judge(f)
+				default:
+				}
+			}
+			pending.Done()
+			for f := range inbox[i] {
+				judge(f)
+			}
+		})
+	}
+	pending.Wait()
+	for i := range inbox {
+		close(inbox[i])
+	}
+	working.Wait()
+	if len(seen) != ports*servers || b.len() != len(seen) {
+		t.Errorf("%d connections, of which %d look different from outside; there are %d ports", b.len(), len(seen), ports*servers)
+	}
+	b.flush()
+	if n := b.shared.Directory.Stats().Claims; n != 0 {
+		t.Errorf("%d claims are left", n)
+	}
+}
+
+// parse reads a datagram that comes by an interface.
+func parse(d []byte, in int) (p packet.Packet) {
+	f := packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, d)
+	p.Parse(f, len(f), packet.Checks{Transport: true})
+	p.In = in
+	return p
+}
+
+// headOf returns the addresses and ports of an IPv4 datagram.
+func headOf(d []byte) string { return string(d[12:24]) }
