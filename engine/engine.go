@@ -42,9 +42,8 @@ type Engine struct {
 
 	expectHub expectHub
 	book      rulebook
-	router    *router    // nil: no router
-	counting  sync.Mutex // guards the counters of the rules in force
-	logs      logLimit
+	router    *router                  // nil: no router
+	counting  sync.Mutex               // guards the counters of the rules in force
 	names     atomic.Pointer[[]string] // of the interfaces, by number
 	said      atomic.Pointer[string]   // the last error that was logged
 	started   atomic.Bool
@@ -54,7 +53,7 @@ type Engine struct {
 	stopping chan struct{}  // closed by Stop
 	stopped  chan struct{}  // closed when the workers have ended
 	running  sync.WaitGroup // the workers
-	helpers  sync.WaitGroup // distribute and supervise
+	helpers  sync.WaitGroup // distribute, logPackets and supervise
 	stop     sync.Once
 }
 
@@ -197,7 +196,7 @@ func (e *Engine) makeWorkers(n int) error {
 		w := &worker{
 			id: i, cpu: -1, mode: e.cfg.Mode, umem: e.umem, clock: clock,
 			pool: rx.NewPool(e.umem, i*perShard, perShard), requests: make(chan request, 4), wake: -1,
-			events: &eventRing{ring: newSPSC[flow.Event](eventRingSize)},
+			events: &eventRing{ring: newSPSC[flow.Event](eventRingSize)}, log: newPacketLog(),
 		}
 		if n <= len(cpus) && n < runtime.NumCPU()+1 {
 			w.cpu = cpus[i]
@@ -205,7 +204,6 @@ func (e *Engine) makeWorkers(n int) error {
 		e.workers = append(e.workers, w)
 		sc.Observe = w.observe
 		sc.Number, sc.Shards = i, n
-		sc.Log = e.logPacket
 		var seed [1]uint64
 		if err := secrets(seed[:]); err != nil {
 			return err
@@ -262,6 +260,7 @@ func (e *Engine) Start() {
 		e.running.Go(w.run)
 	}
 	e.helpers.Go(e.distribute)
+	e.helpers.Go(e.logPackets)
 	e.helpers.Go(e.supervise)
 	if e.router != nil {
 		e.helpers.Go(func() { e.router.mirror.Run(e.stopping) })

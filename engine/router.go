@@ -4,13 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	"go.yaml.in/yaml/v3"
-
-	"github.com/xdpct/xdpct/packet"
-	"github.com/xdpct/xdpct/policy"
 )
 
 // PortRange is ports from Lo to Hi.
@@ -76,54 +71,10 @@ func (e *Engine) Reload() error {
 	return e.SetRules(rules)
 }
 
-// logLimit bounds how many packets are logged.
-type logLimit struct {
-	second, n atomic.Int64
-	dropped   atomic.Uint64
-}
-
-// maxLogs is how many packets are logged in a second.
-const maxLogs = 100
-
-func (l *logLimit) allow() bool {
-	now := time.Now().Unix()
-	if l.second.Swap(now) != now {
-		l.n.Store(0)
-	}
-	if l.n.Add(1) <= maxLogs {
-		return true
-	}
-	l.dropped.Add(1)
-	return false
-}
-
 // say logs an error, but not the same one again and again.
 func (e *Engine) say(what string, err error) {
 	text := what + err.Error()
 	if last := e.said.Swap(&text); last == nil || *last != text {
 		e.log.Error(what, "error", err)
 	}
-}
-
-// logPacket logs a packet for a LOG or NFLOG rule.
-func (e *Engine) logPacket(l policy.Log, p *packet.Packet, in, out int) {
-	if !e.logs.allow() {
-		return
-	}
-	name := func(n int) string {
-		if names := e.names.Load(); names != nil && n >= 0 && n < len(*names) {
-			return (*names)[n]
-		}
-		return ""
-	}
-	src, dst := p.Addrs()
-	args := []any{"prefix", l.Prefix, "table", l.Table, "chain", l.Chain, "line", l.Line, "in", name(in), "out", name(out),
-		"src", src.Netip(p.Family), "dst", dst.Netip(p.Family), "len", p.Len, "ttl", p.Hops(), "proto", p.Proto.String()}
-	if k := p.Tuple(); p.Kind == packet.Data {
-		args = append(args, "spt", k.L4.Src(), "dpt", k.L4.Dst())
-	}
-	if l.Group >= 0 {
-		args = append(args, "group", l.Group)
-	}
-	e.log.Info("packet", args...)
 }

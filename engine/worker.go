@@ -64,6 +64,7 @@ type worker struct {
 	asleep   atomic.Bool
 	wake     int // eventfd
 	events   *eventRing
+	log      *packetLog
 	drops    [flow.NumReasons]uint64 // frames that were dropped after their verdict
 	loop     LoopStats
 
@@ -152,6 +153,7 @@ func (w *worker) run() {
 		w.frags.Expire(w.now)
 		w.tendWaiting()
 		n := w.receive() + w.takeHandovers()
+		w.takeLogged()
 		w.reclaim()
 		w.send()
 		w.loop.Polls++

@@ -208,6 +208,9 @@ func (c *compiler) chain(t *syntax.Table, ch *syntax.Chain, made map[*syntax.Cha
 	out.rules = make([]rule, 0, len(ch.Rules))
 	for _, r := range ch.Rules {
 		out.rules = append(out.rules, c.rule(t, r, made))
+		if l := out.rules[len(out.rules)-1].action.log; l != nil {
+			l.Table, l.Chain, l.Line = t.Name, ch.Name, r.Line
+		}
 	}
 	return out
 }

@@ -145,7 +145,7 @@ func (c *compiler) target(t syntax.Target) (action, error) {
 type action struct {
 	verdict Verdict // of a target that is nothing else; Continue: do says
 	do      func(v *View) Verdict
-	logs    bool // do appends to View.Logs
+	log     *Log // of LOG and NFLOG; nil: none
 }
 
 func verdictOf(name string) Verdict {

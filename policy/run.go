@@ -37,7 +37,7 @@ func (c *chain) run(v *View) Verdict {
 				return Continue
 			}
 		default:
-			if verdict = r.act(v, c); verdict == returned {
+			if verdict = r.act(v); verdict == returned {
 				return Continue
 			}
 		}
@@ -55,16 +55,11 @@ func (v *View) count(i int) {
 }
 
 // act does what the rule's target says.
-func (r *rule) act(v *View, c *chain) Verdict {
+func (r *rule) act(v *View) Verdict {
 	if r.action.do == nil {
 		return r.action.verdict
 	}
-	verdict := r.action.do(v)
-	if r.action.logs {
-		l := &v.Logs[len(v.Logs)-1]
-		l.Table, l.Chain, l.Line = c.table, c.name, r.line
-	}
-	return verdict
+	return r.action.do(v)
 }
 
 // base reports whether a packet has the rule's addresses, interfaces and protocol.

@@ -240,7 +240,7 @@ func (c *Code) Run(h Hook, v *View) Verdict {
 				}
 			}
 		case opAct:
-			if verdict := o.rule.act(v, o.chain); verdict != Continue {
+			if verdict := o.rule.act(v); verdict != Continue {
 				return verdict
 			}
 		case opGoto:

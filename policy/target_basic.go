@@ -17,18 +17,22 @@ func reject(t *syntax.Reject) action {
 
 // logPacket compiles LOG.
 func logPacket(t *syntax.Log) action {
-	return action{logs: true, do: func(v *View) Verdict {
-		v.Logs = append(v.Logs, Log{Prefix: t.Prefix.S, Group: -1, Level: int(t.Level.N)})
+	return logs(&Log{
+		Prefix: t.Prefix.S, Group: -1, Level: int(t.Level.N),
+		TCPSequence: t.TCPSequence.Set, TCPOptions: t.TCPOptions.Set, IPOptions: t.IPOptions.Set, MACDecode: t.MAC.Set,
+	})
+}
+
+func logs(l *Log) action {
+	return action{log: l, do: func(v *View) Verdict {
+		v.Env.Log(l)
 		return Continue
 	}}
 }
 
 // nfLog compiles NFLOG.
 func nfLog(t *syntax.NFLog) action {
-	return action{logs: true, do: func(v *View) Verdict {
-		v.Logs = append(v.Logs, Log{Prefix: t.Prefix.S, Group: int(t.Group.N), Level: 6})
-		return Continue
-	}}
+	return logs(&Log{Prefix: t.Prefix.S, Group: int(t.Group.N), Level: 6})
 }
 
 // setMark compiles MARK.

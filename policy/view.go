@@ -48,10 +48,9 @@ type View struct {
 	Zone       *flow.ZoneID
 	Helper     flow.HelperID
 	Timeout    string // policy by name, "" for none
-	Logs       []Log
-	masquerade bool // NAT is of a MASQUERADE
-	Modified   bool // Frame was changed
-	dropped    bool // a match drops the packet (xt_action_param.hotdrop)
+	masquerade bool   // NAT is of a MASQUERADE
+	Modified   bool   // Frame was changed
+	dropped    bool   // a match drops the packet (xt_action_param.hotdrop)
 
 	// Members are the shard's, and Member is the list of those rules that count the
 	// packet's connection: 0 for none, and for a packet whose connection is not known
@@ -75,17 +74,21 @@ type Env interface {
 	// also if conntrack has not looked at the packet or calls it INVALID; nil if there
 	// is none.
 	Connection() (*flow.Conn, *flow.Extra)
+	// Log logs the packet as it is now.
+	Log(rule *Log)
 	// ReverseOK reports whether the route back to src leaves by dev (rpfilter).
 	ReverseOK(src flow.Addr, f flow.Family, dev int, loose bool) bool
 }
 
-// Log is a line that a LOG or NFLOG rule writes.
+// Log is a rule that logs: LOG or NFLOG. It does not change.
 type Log struct {
 	Table, Chain string
 	Line         int // of the rule, in its file
 	Prefix       string
 	Group        int // NFLOG group; -1: LOG
 	Level        int // syslog level
+	// What LOG says more than it does by itself.
+	TCPSequence, TCPOptions, IPOptions, MACDecode bool
 }
 
 // Masquerade reports whether what NAT asks for is the address of the interface that

@@ -54,6 +54,7 @@ type forwarding struct {
 	// Redirects that were sent, IPv4 and IPv6.
 	redirects  redirects
 	redirects6 redirectLimits
+	logged     loggedPackets
 
 	forwarded transit // of the packet under way
 	screened  Verdict // of a fragment that Screen looks at: nobody reads it

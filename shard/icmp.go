@@ -137,7 +137,6 @@ func (s *Shard) sendAnswer(t *transit, d []byte, hop route.Hop) {
 	} else {
 		s.writeBack(o)
 	}
-	s.tellLogs(o)
 	if dropped {
 		return
 	}

@@ -115,7 +115,6 @@ func (s *Shard) finish(t *transit, reason flow.Reason) {
 	if s.specialises(t) {
 		s.specialise(t)
 	}
-	s.tellLogs(t)
 }
 
 // refuse makes an accepted packet one that is dropped.
@@ -216,14 +215,4 @@ func (s *Shard) filterForward(t *transit) flow.Reason {
 		}
 	}
 	return flow.NoReason
-}
-
-// tellLogs tells of the packet what rules log.
-func (s *Shard) tellLogs(t *transit) {
-	if s.cfg.Log == nil {
-		return
-	}
-	for _, l := range t.view.Logs {
-		s.cfg.Log(l, t.p, t.view.In, t.view.Out)
-	}
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
-	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/route"
 	"github.com/xdpct/xdpct/table"
 )
@@ -49,8 +48,6 @@ type Config struct {
 	// NAT is what translation of all shards shares, made for Shards of them; nil where
 	// there is one, which then makes its own from Seed. Valid iff Translates.
 	NAT *nat.Shared
-	// Log, if not nil, is told of each packet that a rule logs.
-	Log func(l policy.Log, p *packet.Packet, in, out int)
 }
 
 // Zone is what is particular to a zone.

@@ -81,7 +81,7 @@ func (t *transit) reset(s *Shard, p *packet.Packet, n int, v *Verdict) {
 	t.view = policy.View{
 		P: p, In: p.In, Out: -1, State: flow.Invalid,
 		Src: e.src, Dst: e.dst, SrcPort: e.sport, DstPort: e.dport,
-		Now: s.now, Random: s.forward.rand, Env: t, Counts: s.forward.counts, Logs: t.view.Logs[:0],
+		Now: s.now, Random: s.forward.rand, Env: t, Counts: s.forward.counts,
 		Members: &s.forward.members,
 	}
 }

@@ -25,5 +25,4 @@ func (s *Shard) Unreachable(p *packet.Packet) {
 		}
 	}
 	s.sendError(t, errHostUnreachable)
-	s.tellLogs(t)
 }
