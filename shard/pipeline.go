@@ -117,8 +117,15 @@ func (s *Shard) finish(t *transit, reason flow.Reason) {
 	}
 }
 
-// refuse makes an accepted packet one that is dropped.
-func (v *Verdict) refuse(r flow.Reason) { v.Action, v.Reason, v.Hop = Drop, r, nil }
+// refuse makes an accepted packet one that is dropped. What conntrack said of it is kept
+// beside the reason.
+func (v *Verdict) refuse(r flow.Reason) {
+	v.Conntrack = flow.NoReason
+	if v.Reason != r {
+		v.Conntrack = v.Reason
+	}
+	v.Action, v.Reason, v.Hop = Drop, r, nil
+}
 
 // ask asks the rules at a hook (nf_hook).
 func (s *Shard) ask(t *transit, h policy.Hook) flow.Reason {

@@ -73,6 +73,26 @@ func TestEqualTuples(t *testing.T) {
 	}
 }
 
+// TestInvalidAndDropped: a packet that is INVALID and that a rule drops has both
+// reasons, in the verdict and in the counters.
+func TestInvalidAndDropped(t *testing.T) {
+	b := newNATBox(t, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\n-A FORWARD -p tcp --dport 81 -j DROP\nCOMMIT\n")
+	damaged := tcp(clientIP, serverIP, 4000, 80, 1, packet.SYN)
+	damaged[36] ^= 1
+	for n := range uint64(3) {
+		_, v := b.pass(inside, damaged)
+		if v.Action != Drop || v.Reason != flow.ReasonRule || v.Conntrack != flow.ReasonL4Checksum {
+			t.Errorf("%v %v, conntrack says %v", v.Action, v.Reason, v.Conntrack)
+		}
+		if st := b.Stats(); st.Reasons[flow.ReasonRule] != n+1 || st.Reasons[flow.ReasonL4Checksum] != n+1 || st.Dropped != n+1 {
+			t.Errorf("%d rule, %d checksum, %d dropped", st.Reasons[flow.ReasonRule], st.Reasons[flow.ReasonL4Checksum], st.Dropped)
+		}
+	}
+	if _, v := b.pass(inside, tcp(clientIP, serverIP, 4000, 81, 1, packet.SYN)); v.Action != Drop || v.Conntrack != flow.NoReason {
+		t.Errorf("%v %v, conntrack says %v", v.Action, v.Reason, v.Conntrack)
+	}
+}
+
 // TestMarkOfAChild: a rule can take the mark from a child of a marked connection.
 func TestMarkOfAChild(t *testing.T) {
 	secret := flow.Secret{1, 2, 3, 4, 5, 6, 7}

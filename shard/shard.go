@@ -94,6 +94,9 @@ type Verdict struct {
 	State  flow.State
 	Dir    flow.Direction // valid iff Conn
 	Reason flow.Reason
+	// Conntrack is what conntrack said of a packet that is dropped for another Reason:
+	// why it is INVALID, for one. Valid iff Action is Drop.
+	Conntrack flow.Reason
 	// Conn says that the packet belongs to a connection, which the packet left
 	// with this status, protocol state and expiry.
 	Conn    bool
@@ -298,6 +301,9 @@ func (s *Shard) count(p *packet.Packet, v *Verdict) {
 	}
 	if v.Action == Drop {
 		st.Dropped++
+		if v.Conntrack != flow.NoReason {
+			st.Reasons[v.Conntrack]++
+		}
 	}
 }
 

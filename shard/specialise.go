@@ -94,7 +94,7 @@ func (s *Shard) shortcut(p *packet.Packet, v *Verdict, entry uint32) bool {
 	}
 	code.Count(p.Len)
 	if code.Verdict == policy.Drop {
-		v.Action, v.Reason = Drop, flow.ReasonRule
+		v.refuse(flow.ReasonRule)
 		return true
 	}
 	if translated {

@@ -11,7 +11,9 @@ type Stats struct {
 	Bytes   uint64                     // of frames judged
 	States  [flow.Untracked + 1]uint64 // packets by state
 	Dropped uint64                     // packets with Action Drop
-	Reasons [flow.NumReasons]uint64    // packets by reason
+	// Reasons are packets by reason. One that conntrack found INVALID and a rule dropped
+	// has two.
+	Reasons [flow.NumReasons]uint64
 	Table   table.Stats
 	// Conns is the number of connections now, MaxConns the room for them.
 	Conns, MaxConns int
