@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -232,4 +235,46 @@ func frameEnds(at int) (n int, whole bool) {
 		n++
 	}
 	return n, pos == at
+}
+
+// TestReplayOverLength: a record that claims a shorter frame than was captured of it is
+// read, and what comes after it, as tcpdump reads them.
+func TestReplayOverLength(t *testing.T) {
+	frame := func(port uint16) []byte {
+		ip := packet.IP{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2")}
+		return packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, packet.AppendUDP(nil, ip, port, 53, []byte("question")))
+	}
+	var file []byte
+	le := binary.LittleEndian
+	for _, v := range []uint32{0xa1b2c3d4, 4<<16 | 2, 0, 0, 262144, 1} {
+		file = le.AppendUint32(file, v)
+	}
+	for i, wire := range []int{0, -20, 0, -50, 10} { // the original length, less the captured one
+		f := frame(uint16(1000 + i))
+		for _, v := range []uint32{uint32(i), 0, uint32(len(f)), uint32(len(f) + wire)} {
+			file = le.AppendUint32(file, v)
+		}
+		file = append(file, f...)
+	}
+	name := filepath.Join(t.TempDir(), "over.pcap")
+	if err := os.WriteFile(name, file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, errOut, code := runCLI(t, "replay", name)
+	for port := 1000; port < 1005; port++ {
+		if !strings.Contains(out, fmt.Sprintf("sport=%d dport=53 ", port)) {
+			t.Errorf("no connection from port %d", port)
+		}
+	}
+	if code != 0 {
+		t.Errorf("exit code %d: %s", code, errOut)
+	}
+	testenv.Program(t, "tcpdump")
+	said, err := exec.Command("tcpdump", "-nn", "-r", name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, want := strings.Count(out, "\n"), strings.Count(string(said), "\n"); n != want {
+		t.Errorf("%d connections, tcpdump sees %d packets:\n%s", n, want, said)
+	}
 }

@@ -198,9 +198,29 @@ func newReader(name string, src io.Reader) (*Reader, error) {
 	// The upper bits of the field say whether frames end in a checksum; the
 	// library has cut them off.
 	link := LinkType(pr.LinkType())
-	r.next = pr.ZeroCopyReadPacketData
+	r.next = func() ([]byte, gopacket.CaptureInfo, error) {
+		data, ci, err := pr.ZeroCopyReadPacketData()
+		if err != nil && ci.CaptureLength > ci.Length && ci.CaptureLength <= maxSnap && len(data) == 0 {
+			return readOver(br, ci)
+		}
+		return data, ci, err
+	}
 	r.link = func(gopacket.CaptureInfo) LinkType { return link }
 	return r, nil
+}
+
+// maxSnap is the longest frame that a capture may have (MAXIMUM_SNAPLEN of libpcap).
+const maxSnap = 1 << 18
+
+// readOver reads the bytes of a record that claims that the frame was shorter than what
+// was captured of it. The library refuses it after it has read the record's header;
+// libpcap, and so tcpdump, take the bytes that there are.
+func readOver(src io.Reader, ci gopacket.CaptureInfo) ([]byte, gopacket.CaptureInfo, error) {
+	data := make([]byte, ci.CaptureLength)
+	if _, err := io.ReadFull(src, data); err != nil {
+		return nil, ci, err
+	}
+	return data, ci, nil
 }
 
 // Close closes the file.
