@@ -6,8 +6,8 @@ FUZZTIME ?= 60s
 
 .PHONY: build demo test lint race bench perf fuzz pgo generate drift ci-stress clean
 
-build: ## the program, as bin/xdpct
-	$(GO) build -o bin/xdpct ./cmd/xdpct
+build: ## the program, as bin/xdpct; VERSION=v1.2.3 to name a release
+	$(GO) build $(if $(VERSION),-ldflags "-X main.release=$(VERSION)") -o bin/xdpct ./cmd/xdpct
 
 demo: build ## the main job, in namespaces that come and go with it
 	./bin/xdpct demo

@@ -65,9 +65,11 @@ func rootCommand() *cobra.Command {
 		Short: "Track connections outside the kernel, on AF_XDP",
 		Long: `xdpct tracks connections as Linux nf_conntrack does, packet for packet, but
 outside the kernel: AF_XDP sockets on every queue feed one lock-free shard a core.`,
+		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate(versionLine())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		runCommand(), replayCommand(), demoCommand(), benchCommand(),
