@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -121,26 +123,81 @@ func (o *rulesOptions) running(cmd *cobra.Command, w io.Writer) error {
 	return err
 }
 
+// parseRunning reads the rules in force as rules.
+func (o *rulesOptions) parseRunning(cmd *cobra.Command) (*syntax.Ruleset, error) {
+	pr, pw := io.Pipe()
+	go func() { pw.CloseWithError(o.running(cmd, pw)) }()
+	return syntax.Parse(pr, "rules in force", o.family())
+}
+
+// ruleJSON is a rule, or the policy of a chain.
+type ruleJSON struct {
+	Family  string `json:"family"`
+	Table   string `json:"table"`
+	Chain   string `json:"chain"`
+	Policy  string `json:"policy,omitempty"`
+	Rule    int    `json:"rule,omitempty"` // number in the chain, from 1
+	Text    string `json:"text,omitempty"` // as iptables-save prints it
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// writeRulesJSON prints an object a line.
+func writeRulesJSON(w io.Writer, r *syntax.Ruleset) error {
+	b := bufio.NewWriter(w)
+	enc := json.NewEncoder(b)
+	enc.SetEscapeHTML(false)
+	for _, t := range r.Tables {
+		for _, c := range t.Chains {
+			j := ruleJSON{Family: r.Family.String(), Table: t.Name, Chain: c.Name}
+			if c.Policy != "-" {
+				p := j
+				p.Policy, p.Packets, p.Bytes = c.Policy, c.Count.Packets, c.Count.Bytes
+				if err := enc.Encode(p); err != nil {
+					return err
+				}
+			}
+			for n, rule := range c.Rules {
+				j.Rule, j.Text, j.Packets, j.Bytes = n+1, rule.Text(c.Name), rule.Count.Packets, rule.Count.Bytes
+				if err := enc.Encode(j); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return b.Flush()
+}
+
 func rulesShow() *cobra.Command {
 	o := &rulesOptions{}
 	cmd := &cobra.Command{
 		Use:     "show [FILE]",
 		Short:   "Show the rules in force with their counters, or those of a file as they are understood",
-		Example: "  xdpct rules show\n  xdpct rules show -6 rules.v6",
+		Example: "  xdpct rules show\n  xdpct rules show -6 rules.v6\n  xdpct rules show --json | jq 'select(.packets > 0)'",
 		Args:    args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, files []string) error {
-			if len(files) == 0 {
-				o.counters = true
+			o.counters = true
+			var r *syntax.Ruleset
+			var err error
+			switch {
+			case len(files) > 0:
+				r, err = o.parseFile(cmd, files[0])
+			case o.json:
+				r, err = o.parseRunning(cmd)
+			default:
 				return o.running(cmd, cmd.OutOrStdout())
 			}
-			r, err := o.parseFile(cmd, files[0])
 			if err != nil {
 				return err
+			}
+			if o.json {
+				return writeRulesJSON(cmd.OutOrStdout(), r)
 			}
 			return r.WriteTo(cmd.OutOrStdout(), false)
 		},
 	}
 	o.flags(cmd, true)
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON, an object for each chain with a policy and for each rule")
 	return cmd
 }
 
@@ -203,9 +260,7 @@ The exit code is 1 if there is a difference.`,
 			if len(files) == 2 {
 				a, err = o.parseFile(cmd, files[0])
 			} else {
-				pr, pw := io.Pipe()
-				go func() { pw.CloseWithError(o.running(cmd, pw)) }()
-				a, err = syntax.Parse(pr, "rules in force", o.family())
+				a, err = o.parseRunning(cmd)
 			}
 			if err != nil {
 				return err
