@@ -210,27 +210,33 @@ func (w *worker) settle() (*policy.Program, []policy.Count) {
 // WriteRules prints the rules in force of a family, with their counters if asked. The
 // rules are those of one moment, however slowly out takes them.
 func (e *Engine) WriteRules(ctx context.Context, out io.Writer, f flow.Family, counters bool) error {
+	r, err := e.Ruleset(ctx, f)
+	if err != nil || r == nil {
+		return err
+	}
+	return r.WriteTo(out, counters)
+}
+
+// Ruleset returns a copy of the rules in force of a family with their counters, nil if
+// there are none.
+func (e *Engine) Ruleset(ctx context.Context, f flow.Family) (*syntax.Ruleset, error) {
 	e.book.mu.Lock()
 	p := e.book.program
 	e.book.mu.Unlock()
 	if p == nil {
-		return nil
+		return nil, nil
 	}
 	for _, w := range e.workers {
 		var of *policy.Program
 		var counts []policy.Count
 		if err := e.ask(ctx, w, func(w *worker) bool { of, counts = w.settle(); return true }); err != nil {
-			return fmt.Errorf("reading counters: %w", err)
+			return nil, fmt.Errorf("reading counters: %w", err)
 		}
 		e.count(of, counts)
 	}
 	e.counting.Lock()
-	r := p.Ruleset(f)
-	e.counting.Unlock()
-	if r == nil {
-		return nil
-	}
-	return r.WriteTo(out, counters)
+	defer e.counting.Unlock()
+	return p.Ruleset(f), nil
 }
 
 // LoadRules reads rules of a family and puts their tables into force in place of

@@ -3,9 +3,8 @@ package export
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
-
-	"github.com/VictoriaMetrics/metrics"
 
 	"github.com/xdpct/xdpct/flow"
 )
@@ -13,7 +12,7 @@ import (
 // ShardStats are the counters of a shard under the names of `conntrack -S`.
 type ShardStats struct {
 	Shard         int    `json:"cpu"`
-	Found         uint64 `json:"found"`          // always 0: the kernel has it no more
+	Found         uint64 `json:"found"`          // always 0: tuples that NAT finds taken are not counted
 	Invalid       uint64 `json:"invalid"`        // packets that are INVALID
 	Insert        uint64 `json:"insert"`         // connections made
 	InsertFailed  uint64 `json:"insert_failed"`  // connections that found no place in the index, or whose reply tuple another has
@@ -77,79 +76,58 @@ type Stats struct {
 	Ports  []PortStats  `json:"ports"`
 
 	Listeners []ListenerStats `json:"listeners,omitempty"`
+	// Rules are for metrics only; `xdpct rules show` has them in full.
+	Rules []RuleStats `json:"-"`
 
 	// States counts packets by state, Reasons by reason. Every reason is there.
 	States  map[string]uint64 `json:"states"`
 	Reasons map[string]uint64 `json:"reasons"`
 }
 
-// WriteText prints s: lines as `conntrack -S` has them, then ports, then states
-// and reasons.
-func (s *Stats) WriteText(w io.Writer) error {
+// WriteText prints s: lines as `conntrack -S` has them, then shards, ports and listeners,
+// then packets by state and by reason. What is zero of these is left out unless all is set.
+func (s *Stats) WriteText(w io.Writer, all bool) error {
 	for _, c := range s.Shards {
 		fmt.Fprintf(w, "cpu=%-4d\tfound=%d invalid=%d insert=%d insert_failed=%d drop=%d early_drop=%d error=%d search_restart=%d clash_resolve=%d chaintoolong=%d \n",
 			c.Shard, c.Found, c.Invalid, c.Insert, c.InsertFailed, c.Drop, c.EarlyDrop, c.Error, c.SearchRestart, c.ClashResolve, c.ChainTooLong)
 	}
 	for _, c := range s.Shards {
-		fmt.Fprintf(w, "shard=%-4d\tpackets=%d bytes=%d entries=%d max=%d expired=%d fragments=%d handed_over=%d max_probes=%d polls=%d busy_polls=%d sleeps=%d\n",
-			c.Shard, c.Packets, c.Bytes, c.Entries, c.Max, c.Expired, c.Fragments, c.HandedOver, c.MaxProbes, c.Polls, c.BusyPolls, c.Sleeps)
+		fmt.Fprintf(w, "shard=%-4d\t%s\n", c.Shard, pairs(all,
+			"packets", c.Packets, "bytes", c.Bytes, "entries", c.Entries, "max", c.Max, "expired", c.Expired, "fragments", c.Fragments,
+			"handed_over", c.HandedOver, "max_probes", c.MaxProbes, "polls", c.Polls, "busy_polls", c.BusyPolls, "sleeps", c.Sleeps))
 	}
 	for _, p := range s.Ports {
-		fmt.Fprintf(w, "port=%s\tattached=%v xdp=%s zero_copy=%v queues=%d received=%d transmitted=%d passed=%d syscalls=%d tx_busy=%d tx_down=%d tx_errors=%d\n",
-			p.Interface, p.Attached, p.XDP, p.ZeroCopy, p.Queues, p.Received, p.Transmitted, p.Passed, p.Syscalls, p.TXBusy, p.TXDown, p.TXErrors)
+		fmt.Fprintf(w, "port=%s\tattached=%v xdp=%s zero_copy=%v queues=%d %s\n", p.Interface, p.Attached, p.XDP, p.ZeroCopy, p.Queues, pairs(all,
+			"received", p.Received, "transmitted", p.Transmitted, "passed", p.Passed, "syscalls", p.Syscalls,
+			"tx_busy", p.TXBusy, "tx_down", p.TXDown, "tx_errors", p.TXErrors))
+	}
+	for _, l := range s.Listeners {
+		fmt.Fprintf(w, "clients=%s\t%s\n", l.Name, pairs(all, "open", l.Open, "accepted", l.Accepted, "refused", l.Refused, "evicted", l.Evicted))
 	}
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	for st := flow.New; st <= flow.Untracked; st++ {
-		fmt.Fprintf(tw, "state %s\t%d\n", st, s.States[st.String()])
+	for _, st := range []flow.State{flow.New, flow.Established, flow.Related, flow.Untracked, flow.Invalid} {
+		if n := s.States[st.String()]; n > 0 || all {
+			fmt.Fprintf(tw, "state %s\t%d\n", st, n)
+		}
 	}
-	fmt.Fprintf(tw, "state %s\t%d\n", flow.Invalid, s.States[flow.Invalid.String()])
 	for r := flow.NoReason + 1; r < flow.NumReasons; r++ {
-		fmt.Fprintf(tw, "reason %s\t%d\t%s\n", r, s.Reasons[r.String()], r.Text())
+		if n := s.Reasons[r.String()]; n > 0 || all {
+			fmt.Fprintf(tw, "reason %s\t%d\t%s\n", r, n, r.Text())
+		}
 	}
 	return tw.Flush()
 }
 
-// WriteMetrics prints s in the Prometheus text format. Entries and limit have the
-// names that node_exporter gives the kernel's.
-func (s *Stats) WriteMetrics(w io.Writer) {
-	var entries, limit, held uint64
-	for _, c := range s.Shards {
-		held += c.Fragments
-		entries += c.Entries
-		limit += c.Max
-	}
-	metrics.WriteGaugeUint64(w, "node_nf_conntrack_entries", entries)
-	metrics.WriteGaugeUint64(w, "node_nf_conntrack_entries_limit", limit)
-	metrics.WriteGaugeUint64(w, "xdpct_fragments", held)
-	for _, c := range s.Shards {
-		l := fmt.Sprintf(`{shard="%d"}`, c.Shard)
-		for _, m := range []struct {
-			name string
-			v    uint64
-		}{
-			{"node_nf_conntrack_stat_invalid", c.Invalid},
-			{"node_nf_conntrack_stat_insert", c.Insert},
-			{"node_nf_conntrack_stat_insert_failed", c.InsertFailed},
-			{"node_nf_conntrack_stat_drop", c.Drop},
-			{"node_nf_conntrack_stat_early_drop", c.EarlyDrop},
-			{"xdpct_packets_total", c.Packets}, {"xdpct_bytes_total", c.Bytes},
-			{"xdpct_expired_total", c.Expired}, {"xdpct_handed_over_total", c.HandedOver},
-		} {
-			metrics.WriteCounterUint64(w, m.name+l, m.v)
+// pairs prints names and numbers as name=number, those that are zero only if all is set.
+func pairs(all bool, namesAndNumbers ...any) string {
+	var b strings.Builder
+	for i := 0; i < len(namesAndNumbers); i += 2 {
+		if n := namesAndNumbers[i+1].(uint64); n > 0 || all {
+			if b.Len() > 0 {
+				b.WriteByte(' ')
+			}
+			fmt.Fprintf(&b, "%s=%d", namesAndNumbers[i], n)
 		}
 	}
-	metrics.WriteCounterUint64(w, "xdpct_expectations_created_total", s.Expectations.Created)
-	metrics.WriteCounterUint64(w, "xdpct_expectations_matched_total", s.Expectations.Matched)
-	for _, p := range s.Ports {
-		l := fmt.Sprintf(`{interface=%q}`, p.Interface)
-		metrics.WriteCounterUint64(w, "xdpct_port_received_total"+l, p.Received)
-		metrics.WriteCounterUint64(w, "xdpct_port_transmitted_total"+l, p.Transmitted)
-		metrics.WriteCounterUint64(w, "xdpct_port_passed_total"+l, p.Passed)
-	}
-	for st := flow.Invalid; st <= flow.Untracked; st++ {
-		metrics.WriteCounterUint64(w, fmt.Sprintf(`xdpct_packets_state_total{state=%q}`, st), s.States[st.String()])
-	}
-	for r := flow.NoReason + 1; r < flow.NumReasons; r++ {
-		metrics.WriteCounterUint64(w, fmt.Sprintf(`xdpct_packets_reason_total{reason=%q}`, r), s.Reasons[r.String()])
-	}
+	return b.String()
 }

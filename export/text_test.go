@@ -1,6 +1,7 @@
 package export
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -58,17 +59,20 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// TestStatsHasEveryReason: text and metrics show every reason, also at zero.
+// TestStatsHasEveryReason: text with all, and metrics, show every reason, also at zero;
+// plain text only what is not.
 func TestStatsHasEveryReason(t *testing.T) {
-	s := Stats{Shards: []ShardStats{{}}, States: map[string]uint64{}, Reasons: map[string]uint64{"table_full": 7}}
-	var text, metrics strings.Builder
-	if err := s.WriteText(&text); err != nil {
+	s := Stats{Shards: []ShardStats{{}}, States: map[string]uint64{"NEW": 3}, Reasons: map[string]uint64{"table_full": 7}}
+	var text, all, metrics strings.Builder
+	if err := errors.Join(s.WriteText(&text, false), s.WriteText(&all, true), s.WriteMetrics(&metrics)); err != nil {
 		t.Fatal(err)
 	}
-	s.WriteMetrics(&metrics)
 	for r := flow.NoReason + 1; r < flow.NumReasons; r++ {
-		if !strings.Contains(text.String(), "reason "+r.String()+" ") {
+		if !strings.Contains(all.String(), "reason "+r.String()+" ") {
 			t.Errorf("%s is not in the text", r)
+		}
+		if got := strings.Contains(text.String(), "reason "+r.String()+" "); got != (r == flow.ReasonTableFull) {
+			t.Errorf("%s is in the text: %v", r, got)
 		}
 		if !strings.Contains(metrics.String(), `{reason="`+r.String()+`"}`) {
 			t.Errorf("%s is not in the metrics", r)
@@ -76,5 +80,32 @@ func TestStatsHasEveryReason(t *testing.T) {
 	}
 	if !strings.Contains(metrics.String(), `xdpct_packets_reason_total{reason="table_full"} 7`) {
 		t.Error("a value is wrong")
+	}
+	if n := strings.Count(text.String(), "\n"); n != 4 { // cpu, shard, one state, one reason
+		t.Errorf("%d lines:\n%s", n, text.String())
+	}
+}
+
+// TestRuleMetrics: rules have metrics by their place, up to a number of them.
+func TestRuleMetrics(t *testing.T) {
+	s := Stats{Rules: []RuleStats{{Family: "ipv4", Table: "filter", Chain: "FORWARD", Packets: 1, Bytes: 60}}}
+	for n := range MaxRuleMetrics + 5 {
+		s.Rules = append(s.Rules, RuleStats{"ipv4", "filter", "FORWARD", n + 1, uint64(n), uint64(100 * n)})
+	}
+	var b strings.Builder
+	if err := s.WriteMetrics(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"# HELP xdpct_rule_packets_total Packets that matched a rule, by its number in the chain.",
+		"# TYPE xdpct_rule_packets_total counter",
+		`xdpct_rule_packets_total{family="ipv4",table="filter",chain="FORWARD",rule="3"} 2`,
+		`xdpct_rule_bytes_total{family="ipv4",table="filter",chain="FORWARD",rule="3"} 200`,
+		`xdpct_policy_packets_total{family="ipv4",table="filter",chain="FORWARD"} 1`,
+		`xdpct_rules_without_metrics 5`,
+	} {
+		if !strings.Contains(b.String(), line+"\n") {
+			t.Errorf("there is no line %s", line)
+		}
 	}
 }

@@ -177,13 +177,15 @@ func countCommand() *cobra.Command {
 
 func statsCommand() *cobra.Command {
 	var o clientOptions
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "stats",
-		Short: "Print the counters, as conntrack -S does, and every reason",
+		Short: "Print the counters, as conntrack -S does, and reasons",
 		Long: `Print the counters of each shard under the names of conntrack -S, those of each
-port, the packets by state, and every reason for which a packet was dropped, is
-INVALID or was ignored.`,
-		Example: "  xdpct stats\n  xdpct stats --json",
+port, the packets by state, and the reasons for which packets were dropped, are
+INVALID or were ignored. Counters that are zero are left out unless --all is given;
+JSON has them all.`,
+		Example: "  xdpct stats\n  xdpct stats --all\n  xdpct stats --json",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := control.NewClient(o.control).Stats(cmd.Context())
@@ -193,9 +195,10 @@ INVALID or was ignored.`,
 			if o.json {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
 			}
-			return s.WriteText(cmd.OutOrStdout())
+			return s.WriteText(cmd.OutOrStdout(), all)
 		},
 	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also the counters that are zero")
 	o.socketFlag(cmd)
 	o.jsonFlag(cmd)
 	return cmd

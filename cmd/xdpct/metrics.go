@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/control"
+	"github.com/xdpct/xdpct/export"
+	"github.com/xdpct/xdpct/flow"
 )
 
 // metricsServer serves the metrics, within control.MetricsLimits.
@@ -40,14 +42,43 @@ func (m *metricsServer) server(t *tracker) *http.Server {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		var text bytes.Buffer
-		s.WriteMetrics(&text)
+		if s.Rules, err = t.ruleStats(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		_, _ = text.WriteTo(w)
+		_ = s.WriteMetrics(w)
 	})
 	s := &http.Server{Handler: mux}
 	m.guard.Protect(s)
 	return s
+}
+
+// ruleStats returns the counters of the rules in force.
+func (t *tracker) ruleStats(ctx context.Context) (all []export.RuleStats, err error) {
+	for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
+		r, err := t.Ruleset(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		if r == nil {
+			continue
+		}
+		for _, table := range r.Tables {
+			for _, c := range table.Chains {
+				s := export.RuleStats{Family: f.String(), Table: table.Name, Chain: c.Name, Packets: c.Count.Packets, Bytes: c.Count.Bytes}
+				if c.Policy != "-" {
+					all = append(all, s)
+				}
+				for _, rule := range c.Rules {
+					s.Rule++
+					s.Packets, s.Bytes = rule.Count.Packets, rule.Count.Bytes
+					all = append(all, s)
+				}
+			}
+		}
+	}
+	return all, nil
 }
 
 // metricsOwner names who is at the other end: the user, if that is on this host, so
