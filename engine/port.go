@@ -164,6 +164,9 @@ func (e *Engine) attach(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error
 	if err != nil {
 		return nil, err
 	}
+	if err := prog.NotDriver(); err != nil {
+		e.log.Warn("XDP runs in generic mode, which is slower: the driver has none", "interface", ifi.Name, "error", err)
+	}
 	if _, err := prog.Segments(); err != nil {
 		e.log.Warn("frames that are longer than the MTU, as offloads make them, are dropped (frame_too_large), and on a device that lies on others VLAN tags are lost",
 			"interface", ifi.Name, "error", err)

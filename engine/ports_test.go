@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -421,5 +422,34 @@ func TestRouterOfHosts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestGenericModeIsSaid: a port whose driver has no XDP is warned about, others are not.
+func TestGenericModeIsSaid(t *testing.T) {
+	testenv.Root(t)
+	h, err := netlab.NewHosts(netlab.HostsOptions{Left: netlab.TunLink})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	var said bytes.Buffer
+	cfg := DefaultConfig()
+	cfg.Mode, cfg.Ports = Tap, []PortConfig{{Interface: "left"}, {Interface: "right"}}
+	var e *Engine
+	if err := h.Box.Do(func() (err error) { e, err = Open(cfg, slog.New(slog.NewTextHandler(&said, nil))); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer e.release()
+	warned := func(name string) bool {
+		for line := range strings.Lines(said.String()) {
+			if strings.Contains(line, "level=WARN") && strings.Contains(line, "generic mode") && strings.Contains(line, "interface="+name) {
+				return true
+			}
+		}
+		return false
+	}
+	if !warned("left") || warned("right") {
+		t.Errorf("only the tun device runs in generic mode: %s", said.String())
 	}
 }

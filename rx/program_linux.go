@@ -40,6 +40,7 @@ type Program struct {
 	mode    XDPMode
 	promisc int // socket that keeps the interface promiscuous, -1: none
 
+	notDriver  error     // why ModeAuto did not get the driver's mode
 	segments   *Segments // nil: large frames are dropped
 	noSegments error     // why they are in generic mode
 	tcx        link.Link
@@ -66,11 +67,13 @@ func LoadProgram(ifi *Interface, queues []Queue, o ProgramOptions) (p *Program, 
 	if o.Mode == ModeAuto || o.Mode == "" {
 		modes = []XDPMode{ModeDriver, ModeGeneric}
 	}
+	var notDriver error
 	for _, m := range modes {
-		p = &Program{promisc: -1, mode: m}
+		p = &Program{promisc: -1, mode: m, notDriver: notDriver}
 		if err = p.open(ifi, queues, &o); err == nil {
 			return p, nil
 		}
+		notDriver = err
 		err = errors.Join(err, p.Close())
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
 			return nil, fmt.Errorf("another XDP program is attached to the interface: %w", err)
@@ -158,6 +161,10 @@ func (p *Program) attach(ifindex int) (err error) {
 	}
 	return nil
 }
+
+// NotDriver returns why the program runs in generic mode, where ModeAuto was asked for;
+// else nil.
+func (p *Program) NotDriver() error { return p.notDriver }
 
 // Mode returns the mode in which the program was attached.
 func (p *Program) Mode() XDPMode { return p.mode }

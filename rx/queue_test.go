@@ -3,9 +3,12 @@ package rx
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/perf/netlab"
@@ -285,5 +288,157 @@ func TestProgramCountsFates(t *testing.T) {
 	}
 	if got != want {
 		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
+// tunPI is a tun device that says the protocol of each packet, as those do that are made
+// without IFF_NO_PI.
+func tunPI(t *testing.T, ns *netlab.NS) (fd int, ifi Interface) {
+	t.Helper()
+	if err := ns.Do(func() (err error) {
+		if fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0); err != nil {
+			return err
+		}
+		ifr, err := unix.NewIfreq("pi")
+		if err != nil {
+			return err
+		}
+		ifr.SetUint16(unix.IFF_TUN)
+		return unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := ns.SetUp("pi", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := ns.Do(func() (err error) { ifi, err = LookupInterface("pi"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	return fd, ifi
+}
+
+// TestProtocolWithoutLink sends datagrams on a device without a link header by each kind
+// of socket: that of AF_XDP leaves their protocol 0, which is why AF_PACKET is used there.
+func TestProtocolWithoutLink(t *testing.T) {
+	l := newLab(t)
+	fd, ifi := tunPI(t, l.box)
+	datagrams := [][]byte{make([]byte, 60), make([]byte, 70)}
+	datagrams[0][0], datagrams[1][0] = 0x45, 0x60
+	for _, c := range []struct {
+		noLink bool
+		want   [2]uint16
+	}{{true, [2]uint16{0x0800, 0x86dd}}, {false, [2]uint16{0, 0}}} {
+		var q Queue
+		var took int
+		open := func() (err error) {
+			q, took, err = OpenQueue(l.umem, ifi.Index, 0, nil, l.pool.Peek(4), QueueOptions{NoLink: c.noLink})
+			return err
+		}
+		err := l.box.Do(open)
+		for range 200 { // the kernel lets go of a socket in its own time
+			if !errors.Is(err, unix.EBUSY) {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+			err = l.box.Do(open)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.pool.Take(took)
+		var ds []Desc
+		for _, d := range datagrams {
+			x := Desc{Addr: l.pool.Peek(1)[0] + Headroom, Len: uint32(len(d))}
+			l.pool.Take(1)
+			copy(l.umem.Frame(x), d)
+			ds = append(ds, x)
+		}
+		if n := q.Transmit(ds); n != len(ds) {
+			t.Fatalf("%d of %d were taken", n, len(ds))
+		}
+		q.Kick()
+		for i, want := range c.want {
+			b := make([]byte, 200)
+			n := 0
+			// The host may have something to say as well, in other lengths.
+			for deadline := time.Now().Add(5 * time.Second); n != 4+len(datagrams[i]); {
+				var err error
+				if n, err = unix.Read(fd, b); err == unix.EAGAIN {
+					time.Sleep(time.Millisecond)
+				}
+				if time.Now().After(deadline) {
+					t.Fatal("nothing came")
+				}
+			}
+			if got := binary.BigEndian.Uint16(b[2:]); got != want || !bytes.Equal(b[4:n], datagrams[i]) {
+				t.Errorf("without link header %v: protocol %#x, want %#x", c.noLink, got, want)
+			}
+		}
+		if err := q.Abandon(l.pool.Put); err != nil {
+			t.Error(err)
+		}
+		l.whole(t)
+	}
+}
+
+// BenchmarkTun sends datagrams of 60 bytes on a tun device that nobody reads, in batches
+// of 64: most are dropped behind the socket.
+func BenchmarkTun(b *testing.B) {
+	for _, noLink := range []bool{true, false} {
+		b.Run(map[bool]string{true: "packet", false: "xdp"}[noLink], func(b *testing.B) {
+			testenv.Root(b)
+			ns, err := netlab.NewNS("box")
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer ns.Close()
+			tun, err := ns.OpenTun("tun", netlab.TunOptions{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer tun.Close()
+			umem, err := NewUMEM(labChunks, MaxChunk)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer umem.Close()
+			pool := NewPool(umem, 0, labChunks)
+			var q Queue
+			if err := ns.Do(func() error {
+				ifi, err := LookupInterface("tun")
+				if err == nil {
+					q, _, err = OpenQueue(umem, ifi.Index, 0, nil, nil, QueueOptions{NoLink: noLink, TXBudget: 128})
+				}
+				return err
+			}); err != nil {
+				b.Fatal(err)
+			}
+			defer q.Close()
+			var addrs [64]uint64
+			sent := 0
+			defer func() { b.ReportMetric(float64(sent)/float64(b.N), "taken/op") }()
+			for n := 0; n < b.N; {
+				ds := make([]Desc, 0, 64)
+				for _, a := range pool.Peek(64) {
+					umem.mem[a+Headroom] = 0x45
+					ds = append(ds, Desc{Addr: a + Headroom, Len: 60})
+				}
+				took := q.Transmit(ds)
+				sent += took
+				pool.Take(len(ds))
+				for _, d := range ds[took:] {
+					pool.Put(d.Addr)
+				}
+				q.Kick()
+				n += len(ds)
+				for k := len(addrs); k == len(addrs); {
+					k = q.Complete(addrs[:])
+					for _, a := range addrs[:k] {
+						pool.Put(a)
+					}
+				}
+			}
+		})
 	}
 }
