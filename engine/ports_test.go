@@ -194,6 +194,9 @@ func TestLayer3PortLargePackets(t *testing.T) {
 	if s.Ports[0].Program.Large == 0 {
 		t.Error("no packet was large: the test tests nothing")
 	}
+	if p := s.Ports[0]; p.Queue.Received < p.Program.Steered+p.Program.Large {
+		t.Errorf("%d frames received, %d and %d steered", p.Queue.Received, p.Program.Steered, p.Program.Large)
+	}
 	if n := s.Total().Reasons[flow.ReasonFrameTooLarge]; n != 0 {
 		t.Errorf("%d frames were too large", n)
 	}

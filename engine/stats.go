@@ -52,6 +52,7 @@ func (e *Engine) Stats(ctx context.Context) (Stats, error) {
 					queues[i].Add(p.queue.ReadStats())
 				}
 				if p.segments != nil {
+					queues[i].Received += p.segments.Received
 					ws.Shard.Reasons[flow.ReasonFrameTooLarge] += p.segments.TooLarge
 				}
 			}

@@ -23,8 +23,9 @@ type Segments struct {
 	fd, ifindex int
 	spill       [1]byte
 	iovs        [2][]byte
-	// TooLarge counts frames that are longer than a chunk even so, which were dropped.
-	TooLarge uint64
+	// Received counts frames, TooLarge those that are longer than a chunk even so, which
+	// were dropped.
+	Received, TooLarge uint64
 }
 
 // segmentQueue is how many segments may wait.
@@ -97,6 +98,7 @@ func (s *Segments) Receive(u *UMEM, pool *Pool, ds []Desc) (n int) {
 			continue
 		}
 		pool.Take(1)
+		s.Received++
 		ds[n] = Desc{Addr: at, Len: uint32(got)}
 		n++
 	}
