@@ -107,7 +107,7 @@ func (s *Shard) fragment(t *transit) flow.Reason {
 	if !p.Fragments(hop.MTU, nil, f.piece, func(d []byte) {
 		at := len(f.pieces)
 		f.pieces = append(f.pieces, d...)
-		f.own = append(f.own, Own{Datagram: f.pieces[at:], Hop: hop, Out: hop.Out})
+		f.own = append(f.own, Own{Datagram: f.pieces[at:len(f.pieces):len(f.pieces)], Hop: hop, Out: hop.Out})
 	}) {
 		return flow.ReasonTooBig
 	}
