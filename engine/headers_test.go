@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -139,8 +140,15 @@ func whole(frames [][]byte) *packet.Packet {
 // where it was or to the MTU of its route, masqueraded, and right.
 func TestRouterHeaders(t *testing.T) {
 	testenv.Program(t, "ip")
+	for _, shards := range []int{1, 2} {
+		t.Run(fmt.Sprint(shards, " shards"), func(t *testing.T) { routerHeaders(t, shards) })
+	}
+}
+
+func routerHeaders(t *testing.T, shards int) {
+	t.Helper()
 	const clamp = "*mangle\n-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1000\nCOMMIT\n"
-	s := newSite(t, clamp+masqueradeRules4, "*filter\nCOMMIT\n", nil)
+	s := newSiteOf(t, shards, clamp+masqueradeRules4, "*filter\nCOMMIT\n", nil)
 	for _, args := range [][]string{{"route", "add", farIP + "/32", "via", serverIP, "mtu", "600"}} {
 		if err := s.router.Do(func() error { return exec.Command("ip", args...).Run() }); err != nil {
 			t.Fatal(err)
@@ -194,6 +202,13 @@ func TestRouterHeaders(t *testing.T) {
 			return d[20] == 3 && d[21] == 4 && binary.BigEndian.Uint16(d[26:]) == 600
 		})
 	}
+	routerFrames(t, p)
+}
+
+// routerFrames sends frames that are not fragments of anything.
+func routerFrames(t *testing.T, p *probe) {
+	t.Helper()
+	ip := packet.IP{Src: netip.MustParseAddr(clientIP), Dst: netip.MustParseAddr(serverIP)}
 	small := packet.AppendUDP(nil, ip, 4001, 9, []byte("x"))
 	p.send(t, p.server, flow.UDP, [][]byte{small}, func(frames [][]byte) bool {
 		if f := frames[len(frames)-1]; len(f) != 14+len(small) {
