@@ -1,6 +1,9 @@
 package internal
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
 	"regexp"
 	"strings"
@@ -9,6 +12,45 @@ import (
 	"github.com/xdpct/xdpct/export"
 	"github.com/xdpct/xdpct/flow"
 )
+
+// TestWalkNamesFunctions: the functions that the walk of one packet names are there.
+func TestWalkNamesFunctions(t *testing.T) {
+	doc, err := os.ReadFile("../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, walk, _ := strings.Cut(string(doc), "## The walk of one packet\n")
+	walk, _, _ = strings.Cut(walk, "\n## ")
+	methods := map[string]bool{}
+	eachFile(t, func(path, _ string, _ []string) {
+		f, err := parser.ParseFile(token.NewFileSet(), "../"+path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range f.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok || fn.Recv == nil {
+				continue
+			}
+			recv := fn.Recv.List[0].Type
+			if star, ok := recv.(*ast.StarExpr); ok {
+				recv = star.X
+			}
+			if name, ok := recv.(*ast.Ident); ok {
+				methods[name.Name+"."+fn.Name.Name] = true
+			}
+		}
+	})
+	named := regexp.MustCompile("`(?:\\w+\\.)?(\\w+\\.\\w+)`").FindAllStringSubmatch(walk, -1)
+	if len(named) < 40 {
+		t.Errorf("the walk names %d functions", len(named))
+	}
+	for _, n := range named {
+		if !methods[n[1]] {
+			t.Errorf("there is no %s", n[1])
+		}
+	}
+}
 
 // TestDatapathListsReasons: docs/datapath.md has every reason with its meaning,
 // and no other.

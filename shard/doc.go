@@ -1,35 +1,63 @@
 // Package shard is one core's pipeline: parsed packets go in, verdicts come
-// out, and all state belongs to the Shard alone.
+// out. It tracks connections, and, if it is to forward, asks rules, translates
+// and routes.
 //
 // A Shard is deterministic. Time comes in with each Tick, randomness is the
-// secret that it was made with, and nothing else reaches it: the same
-// configuration, secret, times and frames give the same verdicts and events.
-// That is what makes captures replayable and one shard comparable with four.
+// secret and the seed that it was made with, and nothing else reaches it: the
+// same configuration, times, rules, routes and frames give the same verdicts and
+// events. That is what makes captures replayable and one shard comparable with
+// four.
 //
 //	Tick(now)             ─▶ reap
-//	Process(packets)      ─▶ prefetch buckets ▸ prefetch entries ▸ judge each
+//	Process(packets)      ─▶ prefetch buckets ▸ prefetch entries ▸ each packet
 //	                                                                 │
-//	             malformed ▸ invalid ▸ untracked ▸ related ▸ known ▸ new
+//	  track only: malformed ▸ invalid ▸ untracked ▸ related ▸ known ▸ new
+//	  forwards:   pass ▸ track ▸ shortcut, or, where not all is known, traverse
 //
 // The two prefetching passes ask for what the judging pass will need, for the whole
 // batch at once, so that the cache misses of a batch overlap. They are hints:
 // judging looks everything up again, since a packet may change what the next
 // one finds.
 //
+// # Forwarding
+//
+// SetForwarding gives a shard rules and routes, which it does not change. traverse
+// shows the hooks in Linux's order; each step says why a packet goes no further, or
+// flow.NoReason. What one finds for the next is in the packet's transit, of which
+// nothing outlives the packet. A datagram of our own (an ICMP error, a RST) is a
+// transit of its own and passes the hooks of a host's own packets.
+//
+// What does outlive a packet is known by path: each direction of a connection has a
+// code, which is what the rules come to for its packets, and a next hop. Where the
+// code is nothing but counting, packets take the shortcut past the hooks. Paths are
+// void when the connection leaves the state NEW, when rules change, and when routes
+// do; neighbours alone void nothing.
+//
+// Nothing of this takes a lock, or memory for a plain packet. Packets that rules log are
+// copied into a buffer of a fixed size (TakeLogged), datagrams of our own wait in
+// another (TakeOwn), and whoever calls Process takes both.
+//
+// # What shards share
+//
+// All state belongs to the Shard alone, but for: the table of expectations, the
+// directory of translated tuples (package nat), what rules such as limit and recent
+// remember (package policy), and the limits of ICMP errors (package icmplimit). They
+// are words that are read and exchanged one by one. The one lock is that of the table
+// of expectations, for its changes: when one is added, is used up, or goes with its
+// master. With one goroutine that runs all shards, as a Replay does, they are
+// deterministic, too.
+//
 // # Zones, and what few connections have
 //
 // A packet's zone is part of its key. A zone that counts in one direction only
 // gives a connection two keys, so a packet that its first key does not find is
-// looked for by the other. Marks, labels, timeout policies and masters lie in the
-// Extra of an entry; connections without one never touch that memory.
-//
-// The table of expectations is shared by all shards: the one exception to
-// everything belonging to the Shard, and deterministic as long as one goroutine
-// runs them all, as a Replay does.
+// looked for by the other. Marks, labels, timeout policies, masters and what
+// translation has chosen lie in the Extra of an entry; connections without one never
+// touch that memory.
 //
 // # Ownership
 //
-// A connection belongs to the shard that Owner names for the hash of its key,
-// whichever direction a packet runs; an ICMP error belongs with the connection
+// A connection belongs to the shard that Owner names for the hash of its original
+// tuple, whichever direction a packet runs; an ICMP error belongs with the connection
 // that it is about. A frame that arrives elsewhere is handed over (engine).
 package shard
