@@ -52,14 +52,11 @@ var everyRule6 = strings.NewReplacer("TTL --ttl", "HL --hl", "-m ttl --ttl", "-m
 // bridge, or a router if it has routes.
 func newForwarder(t testing.TB, v4, v6 string, routes *route.Table) *natBox {
 	t.Helper()
-	s, err := New(Config{
-		L4: l4.Linux(), Checks: packet.Checks{Transport: true}, MaxConns: 1 << 10, Forwards: true, Translates: true,
-		Secret: flow.Secret{1, 2, 3, 4, 5, 6, 7}, Seed: 1,
-	}, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
+	return newForwarderOf(t, compileBoth(t, v4, v6), routes)
+}
+
+func compileBoth(t testing.TB, v4, v6 string) *policy.Program {
+	t.Helper()
 	parse := func(text string, f flow.Family) *syntax.Ruleset {
 		r, err := syntax.Parse(strings.NewReader(text), "rules", f)
 		if err != nil {
@@ -71,6 +68,19 @@ func newForwarder(t testing.TB, v4, v6 string, routes *route.Table) *natBox {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p
+}
+
+func newForwarderOf(t testing.TB, p *policy.Program, routes *route.Table) *natBox {
+	t.Helper()
+	s, err := New(Config{
+		L4: l4.Linux(), Checks: packet.Checks{Transport: true}, MaxConns: 1 << 8, Forwards: true, Translates: true,
+		Secret: flow.Secret{1, 2, 3, 4, 5, 6, 7}, Seed: 1,
+	}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
 	s.SetForwarding(&Forwarding{Rules: p, Routes: routes})
 	return &natBox{Shard: s}
 }
