@@ -7,6 +7,7 @@ import (
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/l4"
+	"github.com/xdpct/xdpct/nat"
 )
 
 // mapped is the record of a UDP connection whose reply comes to another address and port
@@ -85,8 +86,9 @@ func TestCreateRefused(t *testing.T) {
 		t.Errorf("on a bridge: %v", err)
 	}
 	made, refused := 0, 0
+	shared := nat.NewShared(2, 2000, nat.Key{1, 2})
 	for number := range 2 {
-		s, err := New(Config{L4: l4.Linux(), MaxConns: 1000, Forwards: true, Translates: true, Number: number, Shards: 2, Secret: flow.Secret{1, 2, 3, 4, 5, 6, 7}}, 0)
+		s, err := New(Config{L4: l4.Linux(), MaxConns: 1000, Forwards: true, Translates: true, NAT: shared, Number: number, Shards: 2, Secret: flow.Secret{1, 2, 3, 4, 5, 6, 7}}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
