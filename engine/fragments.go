@@ -55,7 +55,7 @@ func (w *worker) assemble(frames []handed) *packet.Packet {
 	port := w.ports[frames[0].port]
 	for _, h := range frames {
 		frame := w.umem.Frame(h.desc)
-		port.parse(p, frame, packet.Checks{})
+		w.ports[h.port].parse(p, frame, packet.Checks{}) // they may have come by different ports
 		if w.forwards {
 			p.Trim()
 		}

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"log/slog"
 	"net"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/internal/testenv"
+	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/perf/netlab"
 	"github.com/xdpct/xdpct/rx"
 )
@@ -455,4 +457,66 @@ func TestGenericModeIsSaid(t *testing.T) {
 	if !warned("left") || warned("right") {
 		t.Errorf("only the tun device runs in generic mode: %s", said.String())
 	}
+}
+
+// TestFragmentsByTwoPorts sends the fragments of a datagram by different ports, one of which
+// has link headers and one not: they are put together, whichever comes first.
+func TestFragmentsByTwoPorts(t *testing.T) {
+	for _, tunFirst := range []bool{false, true} {
+		h, _ := newHosts(t, netlab.HostsOptions{Left: netlab.Veth, Right: netlab.TunLink, Routed: true}, "", "", nil)
+		// The left host gets it: by its own port a fragment is sent back to where it came from.
+		var server net.PacketConn
+		if err := h.Left.Do(func() (err error) { server, err = net.ListenPacket("udp4", netlab.LeftIP+":7"); return err }); err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		link, err := h.Box.Link("left")
+		if err != nil {
+			t.Fatal(err)
+		}
+		payload := bytes.Repeat([]byte("two ports "), 100)
+		whole := packet.AppendUDP(nil, packet.IP{Src: netip.MustParseAddr("192.0.2.77"), Dst: netip.MustParseAddr(netlab.LeftIP), ID: 99}, 1, 7, payload)
+		const cut = 512
+		first := fragmentOf(whole, 0, cut, true)
+		second := fragmentOf(whole, cut, len(whole)-20-cut, false)
+		raw := openRaw(t, h.Left)
+		tunnel := openRaw(t, h.Right)
+		veth := func(d []byte) error {
+			return raw.Send(packet.AppendEthernet(nil, packet.MAC(link.Attrs().HardwareAddr), macA, d))
+		}
+		tun := tunnel.Send
+		if tunFirst {
+			veth, tun = tun, veth
+		}
+		b := make([]byte, 1500)
+		eventually(t, 10*time.Second, "datagram", func() bool {
+			if err := errors.Join(veth(first), tun(second)); err != nil {
+				t.Fatal(err)
+			}
+			_ = server.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+			n, _, err := server.ReadFrom(b)
+			return err == nil && bytes.Equal(b[:n], payload)
+		})
+	}
+}
+
+// fragmentOf cuts a fragment out of an IPv4 datagram without options.
+func fragmentOf(d []byte, offset, n int, more bool) []byte {
+	f := append(append([]byte{}, d[:20]...), d[20+offset:20+offset+n]...)
+	binary.BigEndian.PutUint16(f[2:], uint16(len(f)))
+	field := uint16(offset / 8)
+	if more {
+		field |= 0x2000
+	}
+	binary.BigEndian.PutUint16(f[6:], field)
+	f[10], f[11] = 0, 0
+	sum := uint32(0)
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(f[i:]))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	binary.BigEndian.PutUint16(f[10:], ^uint16(sum))
+	return f
 }
