@@ -520,3 +520,13 @@ func fragmentOf(d []byte, offset, n int, more bool) []byte {
 	binary.BigEndian.PutUint16(f[10:], ^uint16(sum))
 	return f
 }
+
+// TestMACMatchWithoutLink: a packet that came without an Ethernet header has no source
+// address there, neither this nor any other (mac_mt).
+func TestMACMatchWithoutLink(t *testing.T) {
+	for _, not := range []string{"", "! "} {
+		rules := "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -i left -m mac " + not + "--mac-source 45:00:00:54:00:00 -j DROP\nCOMMIT\n"
+		h, _ := newHosts(t, netlab.HostsOptions{Left: netlab.TunLink, Right: netlab.Veth, Routed: true}, rules, "", nil)
+		echoUDP(t, h.Left, h.Right, netip.MustParseAddrPort(netlab.RightIP+":7"), 80)
+	}
+}

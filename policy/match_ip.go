@@ -17,10 +17,11 @@ func ipRange(m *syntax.IPRange) (c []condition) {
 	return c
 }
 
-// macSource compiles xt_mac.
+// macSource compiles xt_mac, which never holds, nor does its negation, for a packet that
+// came without an Ethernet header.
 func macSource(m *syntax.MACSource) []condition {
 	return []condition{varying(func(v *View) bool {
-		return len(v.P.Frame) >= 14 && (packet.MAC(v.P.Frame[6:12]) == m.MAC.Addr) != m.MAC.Not
+		return v.P.L3 >= 14 && (packet.MAC(v.P.Frame[6:12]) == m.MAC.Addr) != m.MAC.Not
 	})}
 }
 
