@@ -148,9 +148,13 @@ func routingHeader(m *syntax.RT) []condition {
 // rpFilter compiles xt_rpfilter. Routes change, so the answer varies.
 func rpFilter(m *syntax.RPFilter) []condition {
 	return []condition{varying(func(v *View) bool {
-		if !m.AcceptLocal.Set && v.Env.AddrType(v.Src, v.family(), -1)&syntax.AddrLocal != 0 {
-			return m.Invert.Set
+		r := Reverse{
+			Family: v.family(), Src: v.Src, Dst: v.Dst, In: v.In, TOS: v.P.TOS(),
+			Loose: m.Loose.Set, AcceptLocal: m.AcceptLocal.Set,
 		}
-		return v.Env.ReverseOK(v.Src, v.family(), v.In, m.Loose.Set) != m.Invert.Set
+		if m.ValidMark.Set {
+			r.Mark = v.Mark
+		}
+		return v.Env.ReverseOK(r) != m.Invert.Set
 	})}
 }

@@ -76,8 +76,20 @@ type Env interface {
 	Connection() (*flow.Conn, *flow.Extra)
 	// Log logs the packet as it is now.
 	Log(rule *Log)
-	// ReverseOK reports whether the route back to src leaves by dev (rpfilter).
-	ReverseOK(src flow.Addr, f flow.Family, dev int, loose bool) bool
+	// ReverseOK reports whether the route back to the source of a packet leaves by the
+	// interface that it came by (rpfilter).
+	ReverseOK(r Reverse) bool
+}
+
+// Reverse is a packet whose source rpfilter asks about.
+type Reverse struct {
+	Family      flow.Family
+	Src, Dst    flow.Addr
+	In          int
+	Mark        uint32
+	TOS         uint8
+	Loose       bool // any interface will do
+	AcceptLocal bool // the source may be an address of this host
 }
 
 // Log is a rule that logs: LOG or NFLOG. It does not change.

@@ -37,20 +37,6 @@ type Hop struct {
 	Varies bool
 }
 
-// Error returns type and code of the ICMP error that tells the sender that there is no
-// next hop (ip_error, ip6_pkt_drop); ok is false if it is not told.
-func (h *Hop) Error(f flow.Family) (typ, code uint8, ok bool) {
-	type answer struct{ typ, code uint8 }
-	answers := map[Kind][2]answer{
-		None:        {{3, 0}, {1, 0}}, // ICMP_NET_UNREACH; ICMPV6_NOROUTE
-		Throw:       {{3, 0}, {1, 0}},
-		Unreachable: {{3, 1}, {1, 0}}, // ICMP_HOST_UNREACH; ICMPV6_NOROUTE
-		Prohibit:    {{3, 13}, {1, 1}},
-	}
-	a, ok := answers[h.Kind]
-	return a[index(f)].typ, a[index(f)].code, ok
-}
-
 // legacyTOS are the bits of TOS that routes and rules by TOS ask for (INET_DSCP_LEGACY_TOS_MASK).
 const legacyTOS = 0x1c
 
@@ -273,7 +259,7 @@ func (t *Table) ReverseOK(k ReverseKey) bool {
 	if r == nil || h.Kind != Unicast && (h.Kind != Local || !k.AcceptLocal) {
 		return false
 	}
-	if k.Loose {
+	if k.Loose || h.Kind == Local && k.Family == flow.IPv6 { // there the interface does not count
 		return true
 	}
 	for i := range r.Hops {
@@ -282,12 +268,6 @@ func (t *Table) ReverseOK(k ReverseKey) bool {
 		}
 	}
 	return false
-}
-
-// Reverse reports whether a packet to src would leave by dev, or, if loose, whether
-// there is a route to it at all.
-func (t *Table) Reverse(src, dst flow.Addr, f flow.Family, dev int, loose bool) bool {
-	return t.ReverseOK(ReverseKey{Family: f, Src: src, Dst: dst, In: dev, Loose: loose})
 }
 
 // FilterOK is the rp_filter of the interface that a packet came in by

@@ -199,8 +199,11 @@ func (t *transit) InAddr(dev int, f flow.Family, to flow.Addr) (flow.Addr, bool)
 	return routes.Interfaces[dev].Source(f, next)
 }
 
-// ReverseOK implements policy.Env.
-func (t *transit) ReverseOK(src flow.Addr, f flow.Family, dev int, loose bool) bool {
+// ReverseOK implements policy.Env (rpfilter_lookup_reverse). A bridge has no routes to
+// ask, and lets everything be.
+func (t *transit) ReverseOK(r policy.Reverse) bool {
 	routes := t.s.forward.Routes
-	return routes == nil || routes.Reverse(src, flow.Addr{}, f, dev, loose)
+	return routes == nil || routes.ReverseOK(route.ReverseKey{
+		Family: r.Family, Src: r.Src, Dst: r.Dst, In: r.In, Mark: r.Mark, TOS: r.TOS, Loose: r.Loose, AcceptLocal: r.AcceptLocal,
+	})
 }
