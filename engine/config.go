@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"go.yaml.in/yaml/v3"
 
@@ -98,7 +99,7 @@ func (t *icmpTypes) UnmarshalYAML(n *yaml.Node) error {
 }
 
 // LoadConfig reads a configuration file. Errors name the file, the line and the
-// key.
+// key. Names of files in it are relative to the folder that it is in.
 func LoadConfig(name string) (Config, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -108,6 +109,11 @@ func LoadConfig(name string) (Config, error) {
 	c, err := ReadConfig(f)
 	if err != nil {
 		return Config{}, fmt.Errorf("%s: %w", name, err)
+	}
+	for _, file := range []*string{&c.Rules.IPv4, &c.Rules.IPv6} {
+		if *file != "" && !filepath.IsAbs(*file) {
+			*file = filepath.Join(filepath.Dir(name), *file)
+		}
 	}
 	return c, nil
 }

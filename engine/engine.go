@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -151,12 +153,29 @@ func (e *Engine) lookupPorts() (shards int, err error) {
 			e.log.Warn("frames that do not fit a chunk will be dropped (frame_too_large)",
 				"interface", ifi.Name, "mtu", ifi.MTU, "longest", most)
 		}
+		if own := hostAddrs(ifi.Name); len(own) > 0 && e.cfg.Mode != Router {
+			e.log.Warn("this mode takes all IP packets of the interface, so the host cannot be reached by it any more",
+				"mode", e.cfg.Mode, "interface", ifi.Name, "addresses", own)
+		}
 		e.ports = append(e.ports, &port{ifi: ifi})
 	}
 	if shards > MaxShards {
 		return 0, fmt.Errorf("%d receive queues: at most %d are supported", shards, MaxShards)
 	}
 	return shards, nil
+}
+
+// hostAddrs returns the addresses that others can reach the host at by an interface.
+func hostAddrs(name string) (all []net.Addr) {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil
+	}
+	addrs, _ := ifi.Addrs()
+	return slices.DeleteFunc(addrs, func(a net.Addr) bool {
+		p, ok := a.(*net.IPNet)
+		return !ok || p.IP.IsLinkLocalUnicast()
+	})
 }
 
 // A shard has chunks for the fragments that it holds, besides those of its ports.

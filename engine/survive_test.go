@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"sync"
@@ -361,4 +362,51 @@ func command(ns *netlab.NS, name, args string) error {
 		}
 		return nil
 	})
+}
+
+// TestNeighbourChangesAddress: a host that has another Ethernet address and says nothing
+// of it is found again, while traffic goes on (neigh_event_send).
+func TestNeighbourChangesAddress(t *testing.T) {
+	s := newSite(t, masqueradeRules4, "", nil)
+	if err := s.router.Sysctl("net/ipv4/neigh/wan/delay_first_probe_time", "1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []string{"arp_notify", "arp_announce"} {
+		_ = s.server.Sysctl("net/ipv4/conf/eth0/"+k, "0")
+	}
+	addr := serverIP + ":7"
+	serveUDP(t, s.server, addr)
+	var u net.Conn
+	if err := s.client.Do(func() (err error) { u, err = net.Dial("udp", addr); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	answers := func() bool {
+		_, _ = u.Write([]byte("x"))
+		_ = u.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		_, err := u.Read(make([]byte, 8))
+		return err == nil
+	}
+	within(t, 10*time.Second, "traffic passes", answers)
+	// The address changes while the link stays up: no ARP, no neighbour lost. What the
+	// server itself sends would tell, so it is kept from sending first.
+	ip(t, s.server, "neigh replace "+wanIP+" lladdr "+s.mac(t, "wan")+" dev eth0 nud permanent")
+	old, _ := s.e.router.mirror.Table().Neighbour(1, netip.MustParseAddr(serverIP))
+	ip(t, s.server, "link set eth0 address 02:aa:bb:cc:dd:ee")
+	ip(t, s.router, "neigh change "+serverIP+" lladdr "+net.HardwareAddr(old.MAC[:]).String()+" dev wan nud stale")
+	within(t, 15*time.Second, "traffic passes again", answers)
+	n, _ := s.e.router.mirror.Table().Neighbour(1, netip.MustParseAddr(serverIP))
+	if n.MAC != [6]byte{2, 0xaa, 0xbb, 0xcc, 0xdd, 0xee} {
+		t.Errorf("it is known by %x", n.MAC)
+	}
+}
+
+// mac returns the Ethernet address of an interface of the router.
+func (s *site) mac(t *testing.T, name string) string {
+	t.Helper()
+	link, err := s.router.Link(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link.Attrs().HardwareAddr.String()
 }
