@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/internal/testenv"
+	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/perf/netlab"
 	"github.com/xdpct/xdpct/route"
 )
@@ -492,4 +494,62 @@ func TestRestart(t *testing.T) {
 		l.must(fmt.Sprintf("route add 21.0.%d.0/24 via 10.1.0.2", i))
 		l.agrees("a change after that")
 	}
+}
+
+// TestSolicitationFlood sends neighbour solicitations from the wire, each with another
+// link-layer address: the mirror is like the kernel two seconds later, no larger than
+// the kernel's table may be, and still follows (F20). (In the suite, 50,000.)
+func TestSolicitationFlood(t *testing.T) {
+	n := 50_000
+	if *soak {
+		n = 2_000_000
+	}
+	l := newLab(t, nil)
+	target, err := l.hosts[0].Netlink().LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := l.router.Netlink().LinkByName("p0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := netip.MustParseAddr("2001:db8::1")
+	began := time.Now()
+	if err := l.hosts[0].Do(func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		at := &unix.SockaddrLinklayer{Ifindex: target.Attrs().Index, Protocol: 0xdd86}
+		for i := range n {
+			// Not to be lost before the kernel has heard of half a table.
+			src := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: byte(i / 400 % 2), 15: byte(2 + i%200)})
+			mac := []byte{2, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}
+			body := append(append(to.AsSlice(), 1, 1), mac...)
+			frame := append(append(append([]byte{}, port.Attrs().HardwareAddr...), mac...), 0x86, 0xdd)
+			frame = packet.AppendICMP(frame, packet.IP{Src: src, Dst: to, TTL: 255}, 135, 0, 0, body)
+			if err := unix.Sendto(fd, frame, 0, at); err != nil && err != unix.ENOBUFS {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(began)
+	l.agrees("the flood")
+	s := l.m.Stats()
+	if s.Neighbours < 100 || s.Neighbours > 1100 {
+		t.Errorf("%d neighbours", s.Neighbours)
+	}
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	t.Logf("%d solicitations in %v: %+v, %d KiB of memory", n, took, s, m.HeapAlloc>>10)
+	if m.HeapAlloc > 64<<20 {
+		t.Errorf("%d KiB of memory", m.HeapAlloc>>10)
+	}
+	l.must("route add 20.0.0.0/8 via 10.1.0.2", "neigh replace 10.1.1.9 lladdr 02:00:00:00:00:09 dev p1")
+	l.agrees("a change after the flood")
 }
