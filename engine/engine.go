@@ -252,7 +252,7 @@ func (e *Engine) makeWorkers(n int) error {
 	for _, w := range e.workers {
 		w.peers = e.workers
 		w.assembly.arriving = make([][]handed, n)
-		w.frags = frag.New(e.cfg.Settings.Fragments, func(h handed, r flow.Reason) { w.drop(r, h.desc.Addr) })
+		w.frags = frag.New(e.cfg.Settings.Fragments, w.dropFragment)
 	}
 	e.hub.workers = e.workers
 	e.book.timeouts = e.cfg.Zoning.numbers()

@@ -46,6 +46,40 @@ func (w *worker) reassemble(p *packet.Packet, h handed) {
 	w.judgeWhole(d.Frames)
 }
 
+// expireFragments drops fragments that have waited for too long, and sends what the shard
+// has to say of them.
+func (w *worker) expireFragments() {
+	w.expiring = w.forwards
+	w.frags.Expire(w.now)
+	w.expiring = false
+	if w.answered {
+		w.answered = false
+		w.sendOwn()
+		for _, p := range w.ports {
+			w.transmit(p)
+		}
+	}
+}
+
+// dropFragment drops a fragment that was held.
+func (w *worker) dropFragment(h handed, r flow.Reason) {
+	if w.expiring && r == flow.ReasonFragmentTimeout {
+		p := &w.assembly.pkt[0]
+		port := w.ports[h.port]
+		port.parse(p, w.umem.Frame(h.desc), packet.Checks{})
+		var known bool
+		if p.In, known = int(h.port), true; w.routing.table != nil {
+			p.In, known = w.interfaceOf(h.port, p.VLAN)
+		}
+		if known {
+			p.Trim()
+			w.shard.Expired(p)
+			w.answered = true
+		}
+	}
+	w.drop(r, h.desc.Addr)
+}
+
 // assemble puts a datagram together, parses it and returns the result, which is
 // valid until the next call.
 func (w *worker) assemble(frames []handed) *packet.Packet {

@@ -252,3 +252,41 @@ func withDF(d []byte) []byte {
 	d[6] |= 0x40
 	return lengthened(d)
 }
+
+// TestFragmentTime: who has sent the first fragment of an IPv6 datagram is told when the
+// others did not come in time, as Linux tells; of later ones nobody is.
+func TestFragmentTime(t *testing.T) {
+	s := newSite(t, "*filter\nCOMMIT\n", "*filter\nCOMMIT\n", func(c *Config) {
+		c.Settings.Fragments.TimeoutIPv4, c.Settings.Fragments.TimeoutIPv6 = 200, 200
+	})
+	p := newProbe(t, s)
+	six := packet.IP{Src: netip.MustParseAddr(client6), Dst: netip.MustParseAddr(server6)}
+	udp := packet.AppendUDP(nil, six, 4000, 9, make([]byte, 1000))[40:]
+	first := packet.AppendIP(nil, six, 44, append([]byte{17, 0, 0, 1, 1, 2, 3, 4}, udp[:800]...))
+	later := packet.AppendIP(nil, six, 44, append([]byte{17, 0, 800 >> 8, 800 & 255, 4, 3, 2, 1}, udp[800:]...))
+	four := packet.IP{Src: netip.MustParseAddr(clientIP), Dst: netip.MustParseAddr(serverIP), ID: 7}
+	cut := cutAt(packet.AppendUDP(nil, four, 4000, 9, make([]byte, 1000)), 800)
+	p.send(t, p.client, flow.ICMPv6, [][]byte{later, cut[0], first}, func(frames [][]byte) bool {
+		d := frames[len(frames)-1][14:]
+		if d[40] >= 128 { // neighbour discovery
+			return false
+		}
+		if d[40] != 3 || d[41] != 1 || !bytes.Equal(d[48:], first) {
+			t.Fatalf("the answer is %x", d)
+		}
+		return true
+	})
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		st, err := s.e.Stats(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.Workers[0].Held == 0 { // all have expired
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("fragments are still held")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}

@@ -72,6 +72,8 @@ type worker struct {
 	routing  routing
 
 	frags    *frag.Table[handed]
+	expiring bool // fragments are dropped because of their time
+	answered bool // some of them were answered
 	assembly assembly
 
 	descs    [batch]rx.Desc
@@ -150,7 +152,7 @@ func (w *worker) run() {
 		mono, wall := w.clock()
 		w.now, w.wall = mono/1e6, wall
 		reaped := w.shard.Tick(w.now)
-		w.frags.Expire(w.now)
+		w.expireFragments()
 		w.tendWaiting()
 		n := w.receive() + w.takeHandovers()
 		w.takeLogged()

@@ -30,14 +30,27 @@ func (p *Packet) Answerable() bool {
 	if p.Family == flow.IPv4 && (s.As4()[0] >= 240 || d.As4() == [4]byte{255, 255, 255, 255}) {
 		return false
 	}
-	b := p.Body()
+	proto, b := p.transport()
 	switch {
-	case p.Proto == flow.ICMP && p.Family == flow.IPv4:
+	case proto == flow.ICMP && p.Family == flow.IPv4:
 		return len(b) > 0 && (b[0] == 0 || b[0] == 8 || b[0] >= 13 && b[0] <= 18)
-	case p.Proto == flow.ICMPv6 && p.Family == flow.IPv6:
+	case proto == flow.ICMPv6 && p.Family == flow.IPv6:
 		return len(b) > 0 && b[0] >= icmp6FirstInfo && b[0] != icmp6Redirect
 	}
 	return true
+}
+
+// transport returns the protocol of a packet and what it carries of it, even if it is a
+// first fragment of IPv6: of those Parse says neither.
+func (p *Packet) transport() (flow.Proto, []byte) {
+	if p.Kind != Fragmented || p.Family != flow.IPv6 {
+		return p.Proto, p.Body()
+	}
+	var last Extension
+	for last = range p.Extensions {
+	}
+	end := min(int(p.L3)+int(p.Len), len(p.Frame))
+	return last.Proto, p.Frame[min(last.At, end):end]
 }
 
 // Summed reports whether a packet's checksum is right, as far as REJECT asks

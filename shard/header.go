@@ -60,6 +60,21 @@ func (s *Shard) Screen(p *packet.Packet) flow.Reason {
 	return s.parseHopOptions(t)
 }
 
+// Expired answers the first fragment of a datagram whose others have not come in time, if
+// it is one of IPv6 that was to be forwarded: Linux leaves the answer for IPv4 to hosts
+// (ip6frag_expire_frag_queue, ip_expire).
+func (s *Shard) Expired(p *packet.Packet) {
+	f := &s.forward
+	if f.Forwarding == nil || f.Routes == nil || p.Family != flow.IPv6 || p.Fragment.Offset != 0 {
+		return
+	}
+	t := &f.forwarded
+	t.reset(s, p, 0, &f.screened)
+	if f.Routes.KindOf(t.came.dst, p.Family, -1) == route.Unicast {
+		s.sendError(t, errFragmentTime)
+	}
+}
+
 // ipRcvOptions checks the options of a packet that is to be forwarded, and fills them
 // in (ip_rcv_options). Source routes are not followed (accept_source_route).
 func (s *Shard) ipRcvOptions(t *transit) flow.Reason {

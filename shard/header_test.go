@@ -248,3 +248,43 @@ func TestHere(t *testing.T) {
 		}
 	}
 }
+
+// TestExpired: Linux tells the sender of a first fragment of IPv6 that the others did not
+// come in time, and nobody else.
+func TestExpired(t *testing.T) {
+	udp6 := packet.AppendUDP(nil, packet.IP{Src: client6, Dst: server6}, 4000, 53, make([]byte, 16))
+	fragment := func(field string, d []byte) []byte { return withHeader(d, 44, "0000"+field+"01020304") }
+	local := slices.Clone(udp6)
+	copy(local[24:], netip.MustParseAddr("2001:db8:2::fe").AsSlice())
+	unreachable := packet.AppendICMP(nil, packet.IP{Src: client6, Dst: server6}, 1, 0, 0, make([]byte, 48))
+	echo := packet.AppendICMP(nil, packet.IP{Src: client6, Dst: server6}, 128, 0, 0, make([]byte, 48))
+	four := packet.AppendUDP(nil, packet.IP{Src: clientIP, Dst: serverIP}, 4000, 53, make([]byte, 16))
+	four[6] = 0x20
+	sumIP(four)
+	for _, c := range []struct {
+		what  string
+		d     []byte
+		told  bool
+		first bool
+	}{
+		{"first", fragment("0001", udp6), true, true},
+		{"later", fragment("0008", udp6), false, false},
+		{"to this host", fragment("0001", local), false, true},
+		{"of an ICMP error", fragment("0001", unreachable), false, true},
+		{"of an echo request", fragment("0001", echo), true, true},
+		{"IPv4", four, false, true},
+	} {
+		b := newHeaderBox(t, "", 1500)
+		f := packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, c.d)
+		var p packet.Packet
+		p.Parse(f, len(f), packet.Checks{})
+		if p.Kind != packet.Fragmented || (p.Fragment.Offset == 0) != c.first {
+			t.Fatalf("%s is no such fragment: %v", c.what, p.Reason)
+		}
+		b.Expired(&p)
+		own := b.TakeOwn()
+		if told := len(own) == 1 && own[0].Datagram[40] == 3 && own[0].Datagram[41] == 1 && bytes.Equal(own[0].Datagram[48:], c.d); told != c.told {
+			t.Errorf("%s: %d datagrams", c.what, len(own))
+		}
+	}
+}

@@ -23,6 +23,7 @@ var (
 	errHostUnreachable = icmpError{v4: icmpType{3, 1}, v6: icmpType{1, 3}}  // ICMP_HOST_UNREACH, ICMPV6_ADDR_UNREACH
 	errUnreachable     = icmpError{v4: icmpType{3, 1}, v6: icmpType{1, 0}}  // ICMP_HOST_UNREACH, ICMPV6_NOROUTE (ip6_pkt_discard)
 	errProhibited      = icmpError{v4: icmpType{3, 13}, v6: icmpType{1, 1}} // ICMP_PKT_FILTERED, ICMPV6_ADM_PROHIBITED
+	errFragmentTime    = icmpError{v4: icmpType{11, 1}, v6: icmpType{3, 1}} // ICMP_EXC_FRAGTIME, ICMPV6_EXC_FRAGTIME
 	errTimeExceeded    = icmpError{v4: icmpType{11, 0}, v6: icmpType{3, 0}} // ICMP_EXC_TTL, ICMPV6_EXC_HOPLIMIT
 )
 

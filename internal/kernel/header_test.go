@@ -331,6 +331,53 @@ func headersAgree(t *testing.T, r *rand.Rand, f flow.Family, mtu, n int) {
 	}
 }
 
+// TestFragmentTimeAgrees: the kernel and a shard tell the sender of the first fragment of
+// an IPv6 datagram that the others did not come in time, in the same words.
+func TestFragmentTimeAgrees(t *testing.T) {
+	testenv.Root(t)
+	for _, p := range []string{"ip6tables-restore", "ip"} {
+		testenv.Program(t, p)
+	}
+	o := headerOracle(t, headerRules, flow.IPv6, 1500)
+	if err := o.router.Sysctl("net/netfilter/nf_conntrack_frag6_timeout", "1"); err != nil {
+		t.Fatal(err)
+	}
+	rules, err := syntax.Parse(strings.NewReader(headerRules), "headers", flow.IPv6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newHeaderRouter(t, rules, flow.IPv6, 1500)
+	ip := packet.IP{Src: A.Host(1, flow.IPv6), Dst: B.Host(1, flow.IPv6)}
+	first := packet.AppendIP(nil, ip, 44, append([]byte{17, 0, 0, 1, 1, 2, 3, 4}, make([]byte, 800)...))
+	frame := packet.AppendEthernet(nil, RouterMAC(A), HostMAC(), first)
+	var p packet.Packet
+	p.Parse(frame, len(frame), packet.Checks{})
+	p.In = int(A)
+	w.s.Expired(&p)
+	x := w.take([2][][]byte{})[A]
+	if len(x) != 1 {
+		t.Fatalf("xdpct sends %d frames", len(x))
+	}
+	if err := o.raw[A].Send(frame); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		f, err := o.raw[A].Recv(time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f != nil && !o.ownFrame(f) {
+			if !bytes.Equal(timeless(f), timeless(x[0])) {
+				t.Fatalf("kernel %x\nxdpct  %x", timeless(f), timeless(x[0]))
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the kernel says nothing")
+		}
+	}
+}
+
 // timeless returns a frame without the time of day, in its options and in those of a
 // packet that it quotes, without its identification if a router has made it, and
 // without that of an IPv6 fragment.
