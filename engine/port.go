@@ -171,10 +171,6 @@ func (e *Engine) attach(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error
 		e.log.Warn("frames that are longer than the MTU, as offloads make them, are dropped (frame_too_large), and on a device that lies on others VLAN tags are lost",
 			"interface", ifi.Name, "error", err)
 	}
-	if (e.cfg.XDP == rx.ModeAuto || e.cfg.XDP == "") && prog.Mode() == rx.ModeGeneric {
-		e.log.Warn("the driver does not run the XDP program, so the kernel does, in generic mode: frames are copied, which is slower (xdp: generic says that this is meant)",
-			"interface", ifi.Name)
-	}
 	e.log.Info("port open", "interface", ifi.Name, "queues", len(queues), "xdp", prog.Mode(),
 		"zero_copy", queues[0].ZeroCopy())
 	return prog, nil

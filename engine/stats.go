@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/mirror"
 	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
 )
@@ -32,6 +33,7 @@ type PortStats struct {
 type Stats struct {
 	Workers []WorkerStats
 	Ports   []PortStats
+	Routing *mirror.Stats // nil: not a router
 }
 
 // Stats reads all counters. Those of a worker belong together; those of two
@@ -62,6 +64,10 @@ func (e *Engine) Stats(ctx context.Context) (Stats, error) {
 			return Stats{}, err
 		}
 		s.Workers = append(s.Workers, ws)
+	}
+	if e.router != nil {
+		r := e.router.mirror.Stats()
+		s.Routing = &r
 	}
 	var errs error
 	for i, p := range e.ports {

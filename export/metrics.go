@@ -91,6 +91,7 @@ func (s *Stats) WriteMetrics(w io.Writer) error {
 func (s *Stats) metrics() []samples {
 	all := append(s.shardMetrics(), s.portMetrics()...)
 	all = append(all, s.packetMetrics()...)
+	all = append(all, s.routeMetrics()...)
 	all = append(all,
 		counter("xdpct_expectations_created_total", "Expectations made.").of(s.Expectations.Created),
 		counter("xdpct_expectations_deleted_total", "Expectations that went, used or not.").of(s.Expectations.Deleted),
@@ -98,6 +99,27 @@ func (s *Stats) metrics() []samples {
 	)
 	all = append(all, s.ruleMetrics()...)
 	return append(all, s.listenerMetrics()...)
+}
+
+func (s *Stats) routeMetrics() (all []samples) {
+	for _, m := range []struct {
+		samples
+		value func(*RouteStats) uint64
+	}{
+		{gauge("xdpct_routes", "Destinations that a router has routes to."), func(r *RouteStats) uint64 { return r.Routes }},
+		{gauge("xdpct_neighbours", "Neighbours whose link-layer address a router knows."), func(r *RouteStats) uint64 { return r.Neighbours }},
+		{counter("xdpct_netlink_overruns_total", "Times that the kernel had more to tell of routes and neighbours than there was room for."), func(r *RouteStats) uint64 { return r.Overruns }},
+		{counter("xdpct_route_resyncs_total", "Times that all routes were read anew, since messages were lost."), func(r *RouteStats) uint64 { return r.RouteResyncs }},
+		{counter("xdpct_neighbour_resyncs_total", "Times that all neighbours were read anew, since messages were lost."), func(r *RouteStats) uint64 { return r.NeighbourResyncs }},
+		{counter("xdpct_netlink_restarts_total", "Netlink subscriptions that ended and were made again."), func(r *RouteStats) uint64 { return r.Restarts }},
+		{counter("xdpct_neighbours_refused_total", "Neighbours that were not taken, for there were too many."), func(r *RouteStats) uint64 { return r.NeighboursRefused }},
+	} {
+		if s.Routing != nil {
+			m.samples = m.of(m.value(s.Routing))
+		}
+		all = append(all, m.samples)
+	}
+	return all
 }
 
 func (s *Stats) shardMetrics() []samples {

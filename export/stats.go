@@ -52,6 +52,19 @@ type PortStats struct {
 	TXErrors    uint64 `json:"tx_errors"`
 }
 
+// RouteStats are what a router knows of the kernel's routing state.
+type RouteStats struct {
+	Interfaces        uint64 `json:"interfaces"`
+	Routes            uint64 `json:"routes"`             // destinations that there are routes to
+	Neighbours        uint64 `json:"neighbours"`         // those whose link-layer address is known
+	Overruns          uint64 `json:"overruns"`           // times that the kernel had more to tell than there was room for
+	RouteResyncs      uint64 `json:"route_resyncs"`      // times that all routes were read anew, since messages were lost
+	NeighbourResyncs  uint64 `json:"neighbour_resyncs"`  // the same of neighbours
+	Interrupted       uint64 `json:"interrupted"`        // times that what was read had to be read again
+	Restarts          uint64 `json:"restarts"`           // netlink subscriptions that ended and were made again
+	NeighboursRefused uint64 `json:"neighbours_refused"` // neighbours that were not taken, for there were too many
+}
+
 // ListenerStats are the connections of clients of one of the program's listeners.
 type ListenerStats struct {
 	Name     string `json:"name"` // control or metrics
@@ -74,6 +87,8 @@ type Stats struct {
 
 	Shards []ShardStats `json:"shards"`
 	Ports  []PortStats  `json:"ports"`
+
+	Routing *RouteStats `json:"routing,omitempty"` // nil: not a router
 
 	Listeners []ListenerStats `json:"listeners,omitempty"`
 	// Rules are for metrics only; `xdpct rules show` has them in full.
@@ -100,6 +115,12 @@ func (s *Stats) WriteText(w io.Writer, all bool) error {
 		fmt.Fprintf(w, "port=%s\tattached=%v xdp=%s zero_copy=%v queues=%d %s\n", p.Interface, p.Attached, p.XDP, p.ZeroCopy, p.Queues, pairs(all,
 			"received", p.Received, "transmitted", p.Transmitted, "passed", p.Passed, "syscalls", p.Syscalls,
 			"tx_busy", p.TXBusy, "tx_down", p.TXDown, "tx_errors", p.TXErrors))
+	}
+	if r := s.Routing; r != nil {
+		fmt.Fprintf(w, "routing\t%s\n", pairs(all,
+			"interfaces", r.Interfaces, "routes", r.Routes, "neighbours", r.Neighbours, "overruns", r.Overruns,
+			"route_resyncs", r.RouteResyncs, "neighbour_resyncs", r.NeighbourResyncs, "interrupted", r.Interrupted,
+			"restarts", r.Restarts, "neighbours_refused", r.NeighboursRefused))
 	}
 	for _, l := range s.Listeners {
 		fmt.Fprintf(w, "clients=%s\t%s\n", l.Name, pairs(all, "open", l.Open, "accepted", l.Accepted, "refused", l.Refused, "evicted", l.Evicted))

@@ -99,6 +99,13 @@ func (t *tracker) Stats(ctx context.Context) (export.Stats, error) {
 			Syscalls: q.Polls + q.Kicks, TXBusy: q.TXBusy, TXDown: q.TXDown, TXErrors: q.TXErrors,
 		})
 	}
+	if r := st.Routing; r != nil {
+		out.Routing = &export.RouteStats{
+			Interfaces: uint64(r.Interfaces), Routes: uint64(r.Routes), Neighbours: uint64(r.Neighbours),
+			Overruns: r.Overruns, RouteResyncs: r.RouteResyncs, NeighbourResyncs: r.NeighbourResyncs,
+			Interrupted: r.Interrupted, Restarts: r.Restarts, NeighboursRefused: r.Refused,
+		}
+	}
 	for _, l := range t.listeners {
 		g := l.stats()
 		out.Listeners = append(out.Listeners, export.ListenerStats{
