@@ -372,7 +372,7 @@ func (r *runner) stats() error {
 	}
 	for _, s := range st.Shards {
 		_, err = fmt.Fprintf(r.out, "cpu=%-4d\tfound=%d invalid=%d insert=%d insert_failed=%d drop=%d early_drop=%d error=%d search_restart=%d clash_resolve=%d chaintoolong=%d \n",
-			s.Shard, 0, s.Invalid, s.Insert, s.InsertFailed, s.Drop, s.EarlyDrop, s.Error, 0, 0, s.ChainTooLong)
+			s.Shard, s.Found, s.Invalid, s.Insert, s.InsertFailed, s.Drop, s.EarlyDrop, s.Error, s.SearchRestart, s.ClashResolve, s.ChainTooLong)
 	}
 	return err
 }

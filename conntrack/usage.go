@@ -20,9 +20,9 @@ Commands:
 Tables: conntrack, expect, dying, unconfirmed
 
 Conntrack parameters and options:
-  -n, --src-nat ip			source NAT ip (filter)
-  -g, --dst-nat ip			destination NAT ip (filter)
-  -j, --any-nat ip			source or destination NAT ip (filter)
+  -n, --src-nat ip			source NAT ip[:port]
+  -g, --dst-nat ip			destination NAT ip[:port]
+  -j, --any-nat ip			source or destination NAT ip[:port]
   -m, --mark mark			Set mark
   -e, --event-mask eventmask		Event mask, eg. NEW,DESTROY
   -z, --zero 				Zero counters while listing

@@ -102,6 +102,12 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 				return nil, fmt.Errorf("the xdpct at %s closed the connection before it answered: it has ended, or has too many clients at once", c.path)
 			}
 		}
+		var request *url.Error // says what was asked in words of HTTP, which nobody has typed
+		if errors.As(err, &request) {
+			if err = request.Err; errors.Is(err, io.EOF) {
+				err = fmt.Errorf("the xdpct at %s closed the connection before it answered", c.path)
+			}
+		}
 		return nil, err
 	}
 	if resp.StatusCode == http.StatusOK {

@@ -163,3 +163,41 @@ func TestListen(t *testing.T) {
 	}
 	_ = l.Close()
 }
+
+// TestDocumented: the package comment has every request.
+func TestDocumented(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pattern := range NewServer(broken{}, export.Format{}, time.Now).routes() {
+		method, path, _ := strings.Cut(pattern, " ")
+		if line := fmt.Sprintf("//\t%-4s %s ", method, path); !strings.Contains(string(doc), line) {
+			t.Errorf("doc.go lacks %s", pattern)
+		}
+	}
+}
+
+// TestClosed: a server that goes before it answers is an error in words.
+func TestClosed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 1)) // so that the request is under way
+			_ = c.Close()
+		}
+	}()
+	_, err = NewClient(path).Number(context.Background(), http.MethodGet, "/v1/count", nil)
+	if err == nil || !strings.Contains(err.Error(), "closed the connection before it answered") {
+		t.Errorf("%v", err)
+	}
+}

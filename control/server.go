@@ -72,25 +72,34 @@ const maxPrints = 2
 func NewServer(t Tracker, format export.Format, now func() time.Time) *Server {
 	s := &Server{tracker: t, format: format, now: now, prints: make(chan struct{}, maxPrints)}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/flows", handle(s.flows))
-	mux.HandleFunc("POST /v1/flows", handle(s.create))
-	mux.HandleFunc("POST /v1/flows/delete", handle(s.delete))
-	mux.HandleFunc("POST /v1/flows/update", handle(s.update))
-	mux.HandleFunc("POST /v1/flows/zero", handle(s.zero))
-	mux.HandleFunc("GET /v1/expectations", handle(s.expectations))
-	mux.HandleFunc("GET /v1/expectations/events", handle(s.expectEvents))
-	mux.HandleFunc("POST /v1/expectations", handle(s.expect))
-	mux.HandleFunc("POST /v1/expectations/delete", handle(s.unexpect))
-	mux.HandleFunc("GET /v1/rules", handle(s.rules))
-	mux.HandleFunc("POST /v1/rules", handle(s.loadRules))
-	mux.HandleFunc("GET /v1/flow", handle(s.flow))
-	mux.HandleFunc("GET /v1/events", handle(s.events))
-	mux.HandleFunc("GET /v1/version", handle(s.version))
-	mux.HandleFunc("GET /v1/count", handle(s.count))
-	mux.HandleFunc("GET /v1/stats", handle(s.stats))
-	mux.HandleFunc("POST /v1/flush", handle(s.flush))
+	for pattern, h := range s.routes() {
+		mux.HandleFunc(pattern, handle(h))
+	}
 	s.http.Handler = mux
 	return s
+}
+
+// routes are all requests; doc.go describes them.
+func (s *Server) routes() map[string]func(http.ResponseWriter, *http.Request) error {
+	return map[string]func(http.ResponseWriter, *http.Request) error{
+		"GET /v1/flows":                s.flows,
+		"POST /v1/flows":               s.create,
+		"POST /v1/flows/delete":        s.delete,
+		"POST /v1/flows/update":        s.update,
+		"POST /v1/flows/zero":          s.zero,
+		"GET /v1/expectations":         s.expectations,
+		"GET /v1/expectations/events":  s.expectEvents,
+		"POST /v1/expectations":        s.expect,
+		"POST /v1/expectations/delete": s.unexpect,
+		"GET /v1/rules":                s.rules,
+		"POST /v1/rules":               s.loadRules,
+		"GET /v1/flow":                 s.flow,
+		"GET /v1/events":               s.events,
+		"GET /v1/version":              s.version,
+		"GET /v1/count":                s.count,
+		"GET /v1/stats":                s.stats,
+		"POST /v1/flush":               s.flush,
+	}
 }
 
 // Serve serves until Close, within ControlLimits. It always returns an error that is
