@@ -40,6 +40,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	$(GO) test ./engine -run '^$$' -fuzz FuzzReplay -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./policy/syntax -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) -fuzzminimizetime 10x
 	$(GO) test ./policy -run '^$$' -fuzz FuzzCompile -fuzztime $(FUZZTIME) -fuzzminimizetime 10x
+	$(GO) test ./control -run '^$$' -fuzz FuzzRequest -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./conntrack -run '^$$' -fuzz FuzzCommandLine -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 
 soak-routes: ## a million routes, two million solicitations, a hundred lost links, random routing (as root)
