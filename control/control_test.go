@@ -155,13 +155,15 @@ func TestListen(t *testing.T) {
 	}
 	_ = l.Close()
 
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if l, err = Listen(ctx, path); err != nil {
-		t.Fatalf("a file left behind: %v", err)
+	if _, err := Listen(ctx, path); err == nil || !strings.Contains(err.Error(), "no socket") {
+		t.Errorf("a file: %v", err)
 	}
-	_ = l.Close()
+	if b, err := os.ReadFile(path); err != nil || string(b) != "precious" {
+		t.Errorf("the file has %q, %v", b, err)
+	}
 }
 
 // TestDocumented: the package comment has every request.

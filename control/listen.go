@@ -36,7 +36,13 @@ func Listen(ctx context.Context, path string) (net.Listener, error) {
 	return listen(ctx, path, dyingPatience)
 }
 
+// maxPath is the longest name of a socket: sun_path, and a zero.
+const maxPath = len(unix.RawSockaddrUnix{}.Path) - 1
+
 func listen(ctx context.Context, path string, patience time.Duration) (net.Listener, error) {
+	if len(path) > maxPath {
+		return nil, fmt.Errorf("control socket %s: the name is %d bytes long, at most %d are possible", path, len(path), maxPath)
+	}
 	poll := time.NewTicker(dyingPoll)
 	defer poll.Stop()
 	for deadline := time.Now().Add(patience); ; {
@@ -45,6 +51,9 @@ func listen(ctx context.Context, path string, patience time.Duration) (net.Liste
 			var l net.Listener
 			if l, err = bind(path); err == nil {
 				return &locked{Listener: l, lock: lock, path: path}, nil
+			}
+			if !errors.Is(err, errServed) {
+				_ = os.Remove(path + lockSuffix)
 			}
 			_ = lock.Close()
 		}
@@ -101,8 +110,16 @@ func bind(path string) (net.Listener, error) {
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil, errServed // its queue is full: there is somebody
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
 		return nil, err
+	case info.Mode().Type() != fs.ModeSocket:
+		return nil, errors.New("there is a file of that name that is no socket")
+	default:
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
 	old := unix.Umask(0o117) // the socket is born with mode 0660
 	l, err := net.Listen("unix", path)
