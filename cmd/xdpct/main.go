@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -43,7 +44,7 @@ func run(args []string, out, errOut io.Writer) int {
 		return int(code)
 	}
 	fmt.Fprintf(errOut, "xdpct: %v\n", err)
-	if errors.As(err, new(usageError)) {
+	if errors.As(err, new(usageError)) || strings.HasPrefix(err.Error(), "unknown command ") { // cobra has no type for it
 		fmt.Fprintf(errOut, "Try '%s --help'.\n", cmd.CommandPath())
 		return exitUsage
 	}
