@@ -120,7 +120,7 @@ func (e *Engine) openQueue(ifi *rx.Interface, queue int, free []uint64) (rx.Queu
 	o := rx.QueueOptions{Driver: e.cfg.Driver, ForceCopy: e.cfg.ForceCopy, TXBudget: txBudget, NoLink: ifi.NoLink}
 	for deadline := time.Now().Add(bindPatience); ; time.Sleep(10 * time.Millisecond) {
 		q, took, err := rx.OpenQueue(e.umem, ifi.Index, queue, e.anyQueue(), free, o)
-		if err == nil || !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+		if err == nil || !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) || e.ending() {
 			return q, took, err
 		}
 	}
@@ -143,9 +143,19 @@ func (e *Engine) attachSoon(ifi rx.Interface, queues []rx.Queue) (*rx.Program, e
 	for deadline := time.Now().Add(bindPatience); ; time.Sleep(10 * time.Millisecond) {
 		prog, err := e.attach(ifi, queues)
 		busy := errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST)
-		if !busy || time.Now().After(deadline) {
+		if !busy || time.Now().After(deadline) || e.ending() {
 			return prog, err
 		}
+	}
+}
+
+// ending reports whether the engine is about to stop: nothing is waited for any more.
+func (e *Engine) ending() bool {
+	select {
+	case <-e.stopping:
+		return true
+	default:
+		return false
 	}
 }
 
