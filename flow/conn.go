@@ -152,8 +152,10 @@ const (
 	queued   = Template   // upper holds queue links
 	extended = Dying      // there is an Extra
 	twoKeyed = DstNATDone // the reply tuple is not the inverse of the original
-	claimed  = SrcNATDone // a tuple is claimed where several shards look
-	private  = queued | extended | twoKeyed | claimed
+	// The original tuple, and the reply tuple, are claimed where several shards look.
+	claimedOrig  = SrcNATDone
+	claimedReply = HWOffload
+	private      = queued | extended | twoKeyed | claimedOrig | claimedReply
 )
 
 // Extended reports whether the connection has an Extra.
@@ -166,12 +168,23 @@ func (c *Conn) SetExtended() { c.Status |= extended }
 // one, so that the connection has a key for each. It then is Extended, too.
 func (c *Conn) TwoKeyed() bool { return c.Status&twoKeyed != 0 }
 
-// Claimed reports whether a tuple of the connection is in the directory that several
-// shards share (nat.Directory).
-func (c *Conn) Claimed() bool { return c.Status&claimed != 0 }
+// Claimed reports whether the tuple of direction d is claimed in the directory that
+// several shards share (nat.Directory).
+func (c *Conn) Claimed(d Direction) bool { return c.Status&claimedBit(d) != 0 }
 
-// SetClaimed says that one is.
-func (c *Conn) SetClaimed() { c.Status |= claimed }
+// SetClaimed says that it is, or is not.
+func (c *Conn) SetClaimed(d Direction, is bool) {
+	if c.Status &^= claimedBit(d); is {
+		c.Status |= claimedBit(d)
+	}
+}
+
+func claimedBit(d Direction) Status {
+	if d == Reply {
+		return claimedReply
+	}
+	return claimedOrig
+}
 
 // Lively reports whether the connection is in a table and has one key.
 func (c *Conn) Lively() bool { return c.Status&(Confirmed|twoKeyed) == Confirmed }

@@ -13,22 +13,24 @@ const MaxShards = 256
 // Directory says which shard has a tuple, for the tuples that translation has to do
 // with: those of which an address is in the Filter. All shards of a tracker share it,
 // and it is the arbiter between them: a tuple that one shard has claimed no other can
-// claim before it is released. Nothing in it blocks or allocates.
+// claim before it is released. Which connection of a shard has it is the shard's to
+// know. Nothing in it blocks or allocates.
 //
 // A claim is a word in one of two buckets, which a keyed hash of the tuple names:
 //
 //	bits  0-7   the shard
 //	bit   8     pending: it may yet be withdrawn
-//	bits  9-14  the zone, hashed to 1..63; 0 is zone 0
-//	bit   15    the orientation of the tuple against its key
-//	bits 16-63  fingerprint: 48 bits of the hash
+//	bits  9-16  how often the shard has claimed it; 255 is 255 or more, and stays
+//	bit   17    the orientation of the tuple against its key
+//	bits 18-63  fingerprint: 46 bits of the hash
 //
 // A word of 0 is free. Two tuples are taken for one another if their fingerprints are
-// the same and they have a bucket in common: with b buckets, in 4 of b * 2^48 pairs.
+// the same and they have a bucket in common: with b buckets, in 4 of b * 2^46 pairs.
 // What follows is that one of them is refused, and another port is chosen for it.
 //
-// Tuples that differ in nothing but their zone have one owner: rules choose a zone
-// after a frame has come to its shard, so that cannot depend on it.
+// Zones are left out: tuples that differ in nothing but their zone have one owner, and
+// share a word. For rules choose a zone after a frame has come to its shard, so that
+// cannot depend on it.
 type Directory struct {
 	filter  atomic.Pointer[AddrSet]
 	secret  flow.Secret
@@ -49,9 +51,9 @@ type count struct {
 const (
 	ownerMask = 0xff
 	pending   = 1 << 8
-	zoneShift = 9
-	zoneMask  = 0x3f << zoneShift
-	routeMask = ^uint64(1<<(zoneShift+6) - 1) // fingerprint and orientation: what finds the owner
+	oneClaim  = 1 << 9
+	countMask = 0xff << 9
+	routeMask = ^uint64(1<<17 - 1) // fingerprint and orientation
 )
 
 // NewDirectory returns a Directory with room for claims of so many connections, two of
@@ -76,7 +78,7 @@ type Outcome uint8
 
 // The outcomes of a claim.
 const (
-	Taken   Outcome = iota // somebody has the tuple, perhaps the claimant itself
+	Taken   Outcome = iota // another shard has the tuple
 	Claimed                // it is the claimant's from now on
 	Full                   // there is no room for it
 )
@@ -88,7 +90,6 @@ type place struct {
 }
 
 func (d *Directory) place(key *flow.Tuple, flipped bool, owner int) place {
-	zone := key.L4.Zone()
 	bare := *key
 	bare.L4 = key.L4.WithZone(0)
 	h := bare.Hash(&d.secret)
@@ -103,27 +104,20 @@ func (d *Directory) place(key *flow.Tuple, flipped bool, owner int) place {
 			lo = 0
 		}
 	}
-	w := h<<16 | uint64(owner)
+	w := h<<18 | oneClaim | uint64(owner)
 	if flipped {
-		w |= 1 << 15
-	}
-	if zone != 0 {
-		w |= (1 + uint64(zone)%63) << zoneShift
-	}
-	if w&routeMask == 0 {
-		w |= 1 << 16
+		w |= 1 << 17
 	}
 	return place{int(hi), int(lo), w}
 }
 
-// clash reports whether two words cannot both be there: they are of one tuple, or of
-// one tuple in two zones but of different shards.
-func clash(a, b uint64) bool {
-	return (a^b)&routeMask == 0 && ((a^b)&zoneMask == 0 || (a^b)&ownerMask != 0)
-}
+// clash reports whether two words cannot both be there: they are of one tuple and of two
+// shards.
+func clash(a, b uint64) bool { return (a^b)&routeMask == 0 && (a^b)&ownerMask != 0 }
 
 // Claim claims the tuple with this key and orientation (flow.Tuple.Canonical) for a
-// shard. Only the shard itself may claim for it, one claim at a time.
+// shard, once more if the shard has it already. Only the shard itself may claim for it,
+// one claim at a time.
 //
 // Claimants of one tuple that come at once cannot see each other before they have
 // written their words. So a word is pending at first. A claimant that then sees
@@ -135,6 +129,13 @@ func clash(a, b uint64) bool {
 func (d *Directory) Claim(key *flow.Tuple, flipped bool, owner int) Outcome {
 	p := d.place(key, flipped, owner)
 	w := p.word | pending
+	if own := d.own(p); own != nil {
+		if v := own.Load(); v&countMask != countMask {
+			own.Store(v + oneClaim) // a settled word is its owner's alone to change
+		}
+		d.held[owner].n.Add(1)
+		return Claimed
+	}
 	var mine *atomic.Uint64
 	for mine == nil {
 		free, taken := d.room(p)
@@ -177,17 +178,31 @@ func (d *Directory) Claim(key *flow.Tuple, flipped bool, owner int) Outcome {
 // slots are lower.
 func (p place) order() [2]int { return [2]int{min(p.a, p.b), max(p.a, p.b)} }
 
+// own returns where the claim is that the owner has, nil if it has none.
+func (d *Directory) own(p place) *atomic.Uint64 {
+	for _, b := range p.order() {
+		for i := range d.buckets[b] {
+			at := &d.buckets[b][i]
+			if v := at.Load(); v != 0 && (v^p.word)&(routeMask|ownerMask) == 0 {
+				return at
+			}
+		}
+	}
+	return nil
+}
+
 // room returns a free slot in the emptier bucket, nil if there is none; taken says that
-// there is a claim already.
+// another shard has a claim, or is about to have one.
 func (d *Directory) room(p place) (free *atomic.Uint64, taken bool) {
 	most := 0
 	for _, b := range p.order() {
 		n, first := 0, (*atomic.Uint64)(nil)
 		for i := range d.buckets[b] {
-			switch v := d.buckets[b][i].Load(); {
+			at := &d.buckets[b][i]
+			switch v := at.Load(); {
 			case v == 0:
 				if n++; first == nil {
-					first = &d.buckets[b][i]
+					first = at
 				}
 			case clash(v, p.word):
 				return nil, true
@@ -200,19 +215,22 @@ func (d *Directory) room(p place) (free *atomic.Uint64, taken bool) {
 	return free, false
 }
 
-// Release gives back a tuple that Claim gave to the owner, and reports whether it had
-// it. Only the owner itself may release.
+// Release gives back a tuple that the owner has claimed, once, and reports whether it
+// had it. Only the owner itself may release.
 func (d *Directory) Release(key *flow.Tuple, flipped bool, owner int) bool {
-	p := d.place(key, flipped, owner)
-	for _, b := range p.order() {
-		for i := range d.buckets[b] {
-			if d.buckets[b][i].CompareAndSwap(p.word, 0) {
-				d.held[owner].n.Add(-1)
-				return true
-			}
-		}
+	own := d.own(d.place(key, flipped, owner))
+	if own == nil {
+		return false
 	}
-	return false
+	switch v := own.Load(); v & countMask {
+	case countMask: // nobody knows how many more there are
+	case oneClaim:
+		own.Store(0)
+	default:
+		own.Store(v - oneClaim)
+	}
+	d.held[owner].n.Add(-1)
+	return true
 }
 
 // Owner returns the shard that has a tuple, in whatever zone; ok is false if none has
@@ -229,8 +247,8 @@ func (d *Directory) Owner(key *flow.Tuple, flipped bool) (owner int, ok bool) {
 	return 0, false
 }
 
-// Taken returns the shard that keeps a tuple from being claimed for owner; ok is false
-// if none does.
+// Taken returns the other shard that keeps a tuple from being claimed for owner; ok is
+// false if none does.
 func (d *Directory) Taken(key *flow.Tuple, flipped bool, owner int) (by int, ok bool) {
 	p := d.place(key, flipped, owner)
 	for _, b := range p.order() {
@@ -245,7 +263,7 @@ func (d *Directory) Taken(key *flow.Tuple, flipped bool, owner int) (by int, ok 
 
 // DirectoryStats are the counters of a Directory.
 type DirectoryStats struct {
-	Claims int    // tuples that are claimed
+	Claims int    // that were made and not released
 	Room   int    // words that there are
 	Full   uint64 // claims that found no room
 }

@@ -19,50 +19,80 @@ func oriented(t flow.Tuple) (key flow.Tuple, flipped bool) { return t.Canonical(
 func TestDirectoryModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := NewDirectory(rapid.IntRange(1, 200).Draw(t, "room"), Key{1, 2})
-		held := map[flow.Tuple]int{} // by tuple, zone included
-		bare := func(t flow.Tuple) flow.Tuple { t.L4 = t.L4.WithZone(0); return t }
+		type claim struct{ shard, times int }
+		held, total := map[flow.Tuple]claim{}, 0 // by tuple, without the zone
 		for range rapid.IntRange(1, 300).Draw(t, "steps") {
 			x := tuple(flow.TCP, "10.1.0.1", "10.2.0.1", rapid.Uint16Range(1, 6).Draw(t, "sport"), 80)
 			if rapid.Bool().Draw(t, "inverse") {
 				x, _ = x.Invert()
 			}
+			bare := x
 			x.L4 = x.L4.WithZone(flow.Zone(rapid.IntRange(0, 2).Draw(t, "zone")))
 			shard := rapid.SampledFrom([]int{0, 1, 255}).Draw(t, "shard")
 			key, flipped := oriented(x)
-			taken, elsewhere := false, -1 // what the map says
-			for y, by := range held {
-				if bare(y) == bare(x) {
-					elsewhere = by
-					taken = taken || y == x || by != shard
-				}
-			}
-			if owner, ok := d.Owner(&key, flipped); ok != (elsewhere >= 0) || ok && owner != elsewhere {
-				t.Fatalf("%v belongs to %d (%v), not %d", x, owner, ok, elsewhere)
+			was := held[bare]
+			taken := was.times > 0 && was.shard != shard
+			if owner, ok := d.Owner(&key, flipped); ok != (was.times > 0) || ok && owner != was.shard {
+				t.Fatalf("%v belongs to %d (%v), not %+v", x, owner, ok, was)
 			}
 			if _, ok := d.Taken(&key, flipped, shard); ok != taken {
 				t.Fatalf("%v taken for %d: %v, not %v", x, shard, ok, taken)
 			}
 			if rapid.Bool().Draw(t, "claim") {
 				switch got := d.Claim(&key, flipped, shard); {
-				case got == Full:
+				case got == Full && was.times == 0:
 				case (got == Claimed) == taken:
 					t.Fatalf("claiming %v for %d: %v, taken is %v", x, shard, got, taken)
 				case got == Claimed:
-					held[x] = shard
+					held[bare] = claim{shard, was.times + 1}
+					total++
 				}
 				continue
 			}
-			by, ok := held[x]
-			if got := d.Release(&key, flipped, shard); got != (ok && by == shard) {
+			if got := d.Release(&key, flipped, shard); got != (was.times > 0 && !taken) {
 				t.Fatalf("releasing %v of %d: %v", x, shard, got)
 			} else if got {
-				delete(held, x)
+				total--
+				if was.times--; was.times == 0 {
+					delete(held, bare)
+				} else {
+					held[bare] = was
+				}
 			}
 		}
-		if s := d.Stats(); s.Claims != len(held) {
-			t.Fatalf("%d claims are counted, not %d", s.Claims, len(held))
+		if s := d.Stats(); s.Claims != total {
+			t.Fatalf("%d claims are counted, not %d", s.Claims, total)
 		}
 	})
+}
+
+// TestDirectoryManyZones: a shard may have a tuple as often as there are zones, and keeps
+// it until it has released it as often; with more than can be counted it keeps it.
+func TestDirectoryManyZones(t *testing.T) {
+	for _, times := range []int{2, 254, 300} {
+		d := NewDirectory(1, Key{1, 2})
+		key, flipped := oriented(tuple(flow.UDP, "10.1.0.1", "10.2.0.1", 1, 53))
+		for i := range times {
+			if got := d.Claim(&key, flipped, 3); got != Claimed {
+				t.Fatalf("claim %d: %v", i, got)
+			}
+		}
+		for i := range times {
+			if got := d.Claim(&key, flipped, 4); got != Taken {
+				t.Fatalf("after %d of %d releases another shard gets %v", i, times, got)
+			}
+			if !d.Release(&key, flipped, 3) {
+				t.Fatalf("release %d of %d fails", i, times)
+			}
+		}
+		want := Claimed
+		if times > 254 {
+			want = Taken
+		}
+		if got := d.Claim(&key, flipped, 4); got != want {
+			t.Errorf("after %d claims and releases another shard gets %v", times, got)
+		}
+	}
 }
 
 // TestDirectoryStress has eight shards claim and release the same tuples at once: each

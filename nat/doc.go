@@ -77,9 +77,11 @@
 // that what begins from then on is claimed; then the connections that there are claim
 // their tuples, a slice between batches; then the rules come into force.
 //
-// Tuples that differ in their zone alone have one owner: a rule chooses the zone when
-// the frame has long come to its shard. A mapping that would give two zones one tuple on
-// two shards is refused, and another port chosen.
+// The Directory is the arbiter between shards; within a shard its table is. Tuples that
+// differ in their zone alone have one owner: a rule chooses the zone when the frame has
+// long come to its shard. A mapping that would give two zones one tuple on two shards is
+// refused, and another port chosen. And a tuple whose connection has expired is another
+// shard's to take once its owner has seen that, before its next batch.
 //
 // # Concurrency
 //

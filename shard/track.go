@@ -261,9 +261,7 @@ func (s *Shard) place(u *unconfirmed, hash uint64) (i uint32, reason flow.Reason
 		s.observe(flow.EventNew, i)
 		return i, flow.NoReason
 	}
-	if u.conn.Claimed() {
-		s.unclaim(&u.conn, &u.extra)
-	}
+	s.unclaim(&u.conn, &u.extra)
 	switch {
 	case errors.Is(err, table.ErrProbes):
 		return 0, flow.ReasonProbeLimit

@@ -59,45 +59,29 @@ func (s *Shard) bind(t *transit, m manip, now flow.Tuple, r *nat.Range) (mapped 
 
 // Take implements nat.Space (nf_nat_used_tuple).
 func (b *binding) Take(reply *flow.Tuple, hard bool) bool {
-	s := b.s
+	s, u := b.s, &b.s.tuples
 	want := *reply
 	want.L4 = want.L4.WithZone(b.t.p.Zone.In(flow.Reply))
 	key, flipped := want.Canonical()
 	hash := key.Hash(&s.cfg.Secret)
-	if d := s.tuples.dir; d != nil {
-		if d.Concerns(&key) {
-			return b.takeShared(d, &key, flipped, hash, hard)
-		}
-		if Owner(hash, s.cfg.Shards) != s.cfg.Number {
-			return false // its packets would not come here
-		}
+	if b.has(&key, flipped, hash, hard) {
+		return false
 	}
-	return !b.has(&key, flipped, hash, hard)
-}
-
-// takeShared takes a tuple that any shard may have.
-func (b *binding) takeShared(d *nat.Directory, key *flow.Tuple, flipped bool, hash uint64, hard bool) bool {
-	u := &b.s.tuples
-	for range 2 {
-		by, taken := d.Taken(key, flipped, u.number)
-		if !taken && b.claim {
-			switch d.Claim(key, flipped, u.number) {
-			case nat.Claimed:
-				u.pending = claim{*key, flipped, true}
-				return true
-			case nat.Full:
-				b.full = true
-				return false
-			}
-			return false // somebody was faster
-		}
-		if !taken {
-			return true
-		}
-		if by != u.number || b.has(key, flipped, hash, hard) {
-			return false
-		}
-		// It was that of a connection of this shard, which has gone just now.
+	switch {
+	case u.dir == nil:
+		return true
+	case !u.dir.Concerns(&key):
+		return Owner(hash, s.cfg.Shards) == s.cfg.Number // else its packets would not come here
+	case !b.claim:
+		_, taken := u.dir.Taken(&key, flipped, u.number)
+		return !taken
+	}
+	switch u.dir.Claim(&key, flipped, u.number) {
+	case nat.Claimed:
+		u.pending = claim{key, flipped, true}
+		return true
+	case nat.Full:
+		b.full = true
 	}
 	return false
 }
@@ -140,7 +124,8 @@ func (s *Shard) forgo() {
 	}
 }
 
-// release gives a tuple back to the directory.
+// release gives a tuple back to the directory, and says so then: not before, or who
+// looks for it in between takes it for taken.
 func (s *Shard) release(key *flow.Tuple, flipped bool) {
 	u := &s.tuples
 	if u.dir.Release(key, flipped, u.number) && u.Crowded() {
@@ -168,52 +153,40 @@ func (s *Shard) claimAll(c *flow.Conn, x *flow.Extra) flow.Reason {
 		return flow.NoReason
 	}
 	keys, flipped := keysOf(c, x)
-	var done [2]bool
-	for d := range keys {
+	for _, d := range directions {
 		p := &u.pending
 		if p.held && flipped[d] == p.flipped && keys[d].Equal(&p.key) {
-			p.held, done[d] = false, true
-		} else if u.dir.Concerns(keys[d]) {
-			got := s.claimOwn(keys[d], flipped[d])
-			if got == nat.Claimed {
-				done[d] = true
-				continue
-			}
-			for d := range keys {
-				if done[d] {
-					s.release(keys[d], flipped[d])
-				}
-			}
-			if got == nat.Full {
-				return flow.ReasonNATFull
-			}
-			return flow.ReasonClash
+			p.held = false
+			c.SetClaimed(d, true)
+			continue
 		}
-	}
-	if done[0] || done[1] {
-		c.SetClaimed()
+		if !u.dir.Concerns(keys[d]) {
+			continue
+		}
+		switch u.dir.Claim(keys[d], flipped[d], u.number) {
+		case nat.Claimed:
+			c.SetClaimed(d, true)
+		case nat.Taken:
+			s.unclaim(c, x)
+			return flow.ReasonClash
+		default:
+			s.unclaim(c, x)
+			return flow.ReasonNATFull
+		}
 	}
 	return flow.NoReason
 }
 
-// claimOwn claims a tuple. If this shard has it the connection that does is looked for,
-// since it may have expired.
-func (s *Shard) claimOwn(key *flow.Tuple, flipped bool) nat.Outcome {
-	u := &s.tuples
-	got := u.dir.Claim(key, flipped, u.number)
-	if by, taken := u.dir.Taken(key, flipped, u.number); got == nat.Taken && taken && by == u.number {
-		if _, found := s.table.Find(key, flipped, key.Hash(&s.cfg.Secret), s.time()); !found {
-			got = u.dir.Claim(key, flipped, u.number)
-		}
-	}
-	return got
-}
+var directions = [...]flow.Direction{flow.Original, flow.Reply}
 
-// unclaim gives back the tuples of a connection that has claimed some.
+// unclaim gives back the tuples of a connection that are claimed.
 func (s *Shard) unclaim(c *flow.Conn, x *flow.Extra) {
 	keys, flipped := keysOf(c, x)
-	for d := range keys {
-		s.release(keys[d], flipped[d])
+	for _, d := range directions {
+		if c.Claimed(d) {
+			c.SetClaimed(d, false)
+			s.release(keys[d], flipped[d])
+		}
 	}
 }
 
@@ -232,15 +205,13 @@ func (s *Shard) gone(c *flow.Conn, x *flow.Extra) {
 	if u.Shared == nil {
 		return
 	}
-	if c.Claimed() {
-		s.unclaim(c, x)
-	}
+	s.unclaim(c, x)
 	if c.Status&flow.SrcNAT != 0 {
 		orig, reply := c.Tuple(flow.Original, x), c.Tuple(flow.Reply, x)
 		u.Remove(&orig, &reply)
 	}
-	if u.dir == nil && u.Crowded() {
-		for _, d := range [...]flow.Direction{flow.Original, flow.Reply} {
+	if u.Crowded() {
+		for _, d := range directions {
 			t := c.Tuple(d, x)
 			u.Freed(&t)
 		}
@@ -269,22 +240,17 @@ func (s *Shard) Cover(cursor uint32, n int, keep *nat.AddrSet) (next uint32, bey
 		return 0, 0, 0
 	}
 	next = s.table.Walk(cursor, n, s.time(), func(i uint32, c *flow.Conn) bool {
-		x := s.table.Extra(i)
-		keys, flipped := keysOf(c, x)
-		for k := range keys {
-			if !d.Concerns(keys[k]) {
-				continue
-			}
-			by, taken := d.Taken(keys[k], flipped[k], s.tuples.number)
-			if !taken {
+		keys, flipped := keysOf(c, s.table.Extra(i))
+		for _, k := range directions {
+			if !c.Claimed(k) {
+				if !d.Concerns(keys[k]) {
+					continue
+				}
 				if d.Claim(keys[k], flipped[k], s.tuples.number) != nat.Claimed {
 					refused++
 					continue
 				}
-				c.SetClaimed()
-			} else if by != s.tuples.number {
-				refused++
-				continue
+				c.SetClaimed(k, true)
 			}
 			if !keep.Touches(keys[k]) {
 				beyond++
