@@ -4,7 +4,7 @@ GO       ?= go
 LINT      = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 FUZZTIME ?= 60s
 
-.PHONY: build demo test lint race bench perf fuzz pgo generate drift soak-routes ci-stress clean
+.PHONY: build demo test lint race bench perf fuzz kernel pgo generate drift soak-routes ci-stress clean
 
 build: ## the program, as bin/xdpct; VERSION=v1.2.3 to name a release
 	$(GO) build $(if $(VERSION),-ldflags "-X main.release=$(VERSION)") -o bin/xdpct ./cmd/xdpct
@@ -45,6 +45,11 @@ fuzz: ## every fuzz target for FUZZTIME
 
 soak-routes: ## a million routes, two million solicitations, a hundred lost links, random routing (as root)
 	$(GO) test ./mirror -timeout 30m -v -soak
+
+SEEDS ?= 40
+
+kernel: ## random rules and traffic beside the running kernel, SEEDS times (as root)
+	$(GO) test ./internal/kernel -run 'RulesAgree|KernelAgrees' -timeout 60m -seeds $(SEEDS) -v
 
 pgo: ## the profile that guides the build of the program anew
 	$(GO) test ./perf -run '^$$' -bench Engine -benchtime 2x -cpuprofile cmd/xdpct/default.pgo -o /dev/null

@@ -6,89 +6,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"os/exec"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/xdpct/xdpct/flow"
-	"github.com/xdpct/xdpct/frag"
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/packet"
-	"github.com/xdpct/xdpct/policy"
-	"github.com/xdpct/xdpct/policy/syntax"
-	"github.com/xdpct/xdpct/shard"
 )
-
-// headerRouter is a router of one shard that does to frames and fragments what the
-// engine does to them.
-type headerRouter struct {
-	*shardWorld
-	frags *frag.Table[[]byte]
-}
-
-func (w *headerRouter) exchange(from Side, d []byte) (out [2][][]byte) {
-	frame := packet.AppendEthernet(make([]byte, 0, len(d)+64), RouterMAC(from), HostMAC(), d)
-	var p [1]packet.Packet
-	p[0].Parse(frame, len(frame), packet.Checks{Transport: true})
-	p[0].Trim()
-	var pieces []packet.Piece
-	if p[0].Kind == packet.Fragmented {
-		p[0].In = int(from)
-		if r := w.s.Screen(&p[0]); r != flow.NoReason {
-			w.last = shard.Verdict{Reason: r}
-			return w.take(out)
-		}
-		w.s.Hash(&p[0])
-		done, reason := w.frags.Add(&p[0], p[0].Frame, time.Since(w.start).Milliseconds())
-		if done == nil {
-			w.last = shard.Verdict{Reason: reason}
-			return out
-		}
-		for i, f := range done.Frames {
-			pieces = append(pieces, packet.Piece{Fragment: done.Fragments[i], Frame: f})
-		}
-		f, _ := packet.Assemble(nil, pieces)
-		p[0].ParseWhole(f, len(f), 14, packet.Checks{Transport: true})
-		p[0].Largest, _ = packet.Largest(pieces)
-	}
-	var v [1]shard.Verdict
-	p[0].In = int(from)
-	w.s.Hash(&p[0])
-	for !w.s.Tick(time.Since(w.start).Milliseconds() + 1) {
-	}
-	w.s.Process(p[:], v[:])
-	w.last = v[0]
-	send := func(out *[][]byte, dst, src [6]byte, d []byte) {
-		*out = append(*out, packet.AppendEthernet(nil, packet.MAC(dst), packet.MAC(src), d))
-	}
-	if h := v[0].Hop; v[0].Action == shard.Accept && h != nil && h.Known {
-		q, to := &p[0], &out[v[0].Out]
-		switch {
-		case pieces == nil || !q.Divided(h.MTU):
-			send(to, h.DstMAC, h.SrcMAC, q.Frame[q.L3:int(q.L3)+int(q.Len)])
-		case q.Keeps(pieces, h.MTU) && q.InPlace(pieces):
-			q.Scatter(pieces)
-			for _, f := range pieces {
-				send(to, h.DstMAC, h.SrcMAC, f.Frame[14:])
-			}
-		default:
-			q.Fragments(h.MTU, pieces, nil, func(d []byte) { send(to, h.DstMAC, h.SrcMAC, d) })
-		}
-	}
-	return w.take(out)
-}
-
-// take adds what the shard itself sends to what comes out.
-func (w *headerRouter) take(out [2][][]byte) [2][][]byte {
-	for _, o := range w.s.TakeOwn() {
-		if o.Hop.Known {
-			out[o.Out] = append(out[o.Out], packet.AppendEthernet(nil, packet.MAC(o.Hop.DstMAC), packet.MAC(o.Hop.SrcMAC), o.Datagram))
-		}
-	}
-	return out
-}
 
 // headerMaker makes datagrams whose headers are out of the ordinary.
 type headerMaker struct{ r *rand.Rand }
@@ -289,18 +214,16 @@ func TestHeadersAgree(t *testing.T) {
 		f   flow.Family
 		mtu int
 	}{{flow.IPv4, 1500}, {flow.IPv4, 600}, {flow.IPv4, 576}, {flow.IPv6, 1500}, {flow.IPv6, 1280}} {
-		headersAgree(t, rand.New(rand.NewPCG(s, uint64(round))), c.f, c.mtu, 1200)
+		t.Run(fmt.Sprintf("IPv%c MTU %d", "46"[c.f>>3&1], c.mtu), func(t *testing.T) {
+			headersAgree(t, rand.New(rand.NewPCG(s, uint64(round))), c.f, c.mtu, 1200)
+		})
 	}
 }
 
 func headersAgree(t *testing.T, r *rand.Rand, f flow.Family, mtu, n int) {
 	t.Helper()
-	rules, err := syntax.Parse(strings.NewReader(headerRules), "headers", f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := headerOracle(t, headerRules, f, mtu)
-	w := newHeaderRouter(t, rules, f, mtu)
+	pin(t)
+	o, w := routers(t, &lab{mtu: [2]int{B: mtu}}, f, headerRules)
 	g := headerMaker{r}
 	for i := range n {
 		var in [][]byte
@@ -314,12 +237,16 @@ func headersAgree(t *testing.T, r *rand.Rand, f flow.Family, mtu, n int) {
 			if r.IntN(4) == 0 && len(in[k]) < 1490 && binary.BigEndian.Uint16(in[k][4:]) != 0 { // padding, or a trailer
 				in[k] = append(in[k], bytes.Repeat([]byte{0xee}, 1+r.IntN(9))...)
 			}
-			one := w.exchange(A, in[k])
+			in[k] = Frame(A, in[k])
+			one, err := w.exchange(A, in[k])
+			if err != nil {
+				t.Fatal(err)
+			}
 			for side := range x {
 				x[side] = append(x[side], one[side]...)
 			}
 		}
-		k, err := o.Exchange(A, in...)
+		k, err := o.exchange(A, in...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -338,23 +265,28 @@ func TestFragmentTimeAgrees(t *testing.T) {
 	for _, p := range []string{"ip6tables-restore", "ip"} {
 		testenv.Program(t, p)
 	}
-	o := headerOracle(t, headerRules, flow.IPv6, 1500)
-	if err := o.router.Sysctl("net/netfilter/nf_conntrack_frag6_timeout", "1"); err != nil {
-		t.Fatal(err)
-	}
-	rules, err := syntax.Parse(strings.NewReader(headerRules), "headers", flow.IPv6)
+	l := &lab{mtu: [2]int{B: 1500}}
+	k, err := newLinux(l, flow.IPv6, headerRules, map[string]string{"nf_conntrack_frag6_timeout": "1"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newHeaderRouter(t, rules, flow.IPv6, 1500)
+	defer k.close()
+	w, err := newDevice(1, l, flow.IPv6, headerRules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	o := k.o
 	ip := packet.IP{Src: A.Host(1, flow.IPv6), Dst: B.Host(1, flow.IPv6)}
 	first := packet.AppendIP(nil, ip, 44, append([]byte{17, 0, 0, 1, 1, 2, 3, 4}, make([]byte, 800)...))
 	frame := packet.AppendEthernet(nil, RouterMAC(A), HostMAC(), first)
 	var p packet.Packet
 	p.Parse(frame, len(frame), packet.Checks{})
 	p.In = int(A)
-	w.s.Expired(&p)
-	x := w.take([2][][]byte{})[A]
+	var out [2][][]byte
+	w.shards[0].Expired(&p)
+	w.take(w.shards[0], &out)
+	x := out[A]
 	if len(x) != 1 {
 		t.Fatalf("xdpct sends %d frames", len(x))
 	}
@@ -385,9 +317,8 @@ func timeless(frame []byte) []byte {
 	f := bytes.Clone(frame)
 	d := f[14:]
 	if d[0]>>4 == 6 {
-		if d[6] == 58 && len(d) > 40 && d[40] < 128 || d[6] == 6 && len(d) > 53 && d[53]&4 != 0 {
-			d[1], d[2], d[3] = d[1]&0xf0, 0, 0 // the flow label
-		}
+		f = anonymous(f, nil)
+		d = f[14:]
 		var p packet.Packet
 		p.ParseFrom(d, len(d), 0, packet.EtherIPv6, packet.Checks{})
 		for x := range p.Extensions {
@@ -440,49 +371,6 @@ func noTime(d []byte) {
 
 // headerRules have the kernel track connections, and reject some of them.
 const headerRules = "*mangle\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1200\nCOMMIT\n*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p udp -m udp --dport 7 -j REJECT\n-A FORWARD -p tcp -m tcp --dport 7 -j REJECT --reject-with tcp-reset\n-A FORWARD -m conntrack --ctstate INVALID\nCOMMIT\n"
-
-// headerOracle is a router of the kernel's with rules, whose second side has an MTU, and
-// that answers as often as it is asked.
-func headerOracle(t *testing.T, text string, f flow.Family, mtu int) *Oracle {
-	t.Helper()
-	o, err := NewRouter(map[string]string{
-		"net/ipv4/icmp_ratelimit": "0", "net/ipv4/icmp_msgs_per_sec": "1000000", "net/ipv4/icmp_msgs_burst": "1000000", "net/ipv6/icmp/ratelimit": "0",
-		"net/ipv4/conf/all/send_redirects": "0", "net/ipv4/conf/r0/send_redirects": "0", "net/ipv4/conf/r1/send_redirects": "0",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(o.Close)
-	if err := o.Restore(f, text); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Do(func() error { return exec.Command("ip", "link", "set", "r1", "mtu", fmt.Sprint(mtu)).Run() }); err != nil {
-		t.Fatal(err)
-	}
-	o.Settle()
-	return o
-}
-
-func newHeaderRouter(t *testing.T, rules *syntax.Ruleset, f flow.Family, mtu int) *headerRouter {
-	t.Helper()
-	v4, v6 := rules, (*syntax.Ruleset)(nil)
-	if f == flow.IPv6 {
-		v4, v6 = nil, rules
-	}
-	prog, err := policy.Compile(v4, v6, []string{"r0", "r1"}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := newShardWorld(prog)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.s.Close() })
-	routes := labRoutes()
-	routes.Interfaces[1].MTU = mtu
-	w.s.SetForwarding(&shard.Forwarding{Rules: prog, Routes: routes})
-	return &headerRouter{w, frag.New(frag.Linux(), func([]byte, flow.Reason) {})}
-}
 
 // shorter returns frames without time and without what is beyond their headers.
 func shorter(frames [][]byte) (out [][]byte) {

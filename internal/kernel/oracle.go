@@ -42,6 +42,9 @@ const (
 // Hosts is the number of hosts on each side.
 const Hosts = 4
 
+// spareHosts are addresses of neighbours that translation may use.
+var spareHosts = []int{60, 61, 62, 63}
+
 // Host returns the address of host n, 1..Hosts, on a side.
 func (s Side) Host(n int, f flow.Family) netip.Addr {
 	if f == flow.IPv4 {
@@ -64,6 +67,7 @@ type Oracle struct {
 	raw          [2]*netlab.Raw
 	seq          uint16
 	Redirects    int // that the router has sent (ICMPv6), which Exchange does not return
+	Own          int // multicast of the router's own accord, which it does not return either
 }
 
 var (
@@ -158,7 +162,7 @@ func (o *Oracle) wire() error {
 		if err != nil {
 			return err
 		}
-		for _, n := range append(hostNumbers(), 60, 61, 62, 63) { // the last are for translation
+		for _, n := range append(hostNumbers(), spareHosts...) {
 			for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
 				err := o.router.Netlink().NeighAdd(&netlink.Neigh{
 					LinkIndex: link.Attrs().Index, Family: int(f), State: netlink.NUD_PERMANENT,

@@ -13,9 +13,6 @@ import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/packet"
-	"github.com/xdpct/xdpct/policy"
-	"github.com/xdpct/xdpct/policy/syntax"
-	"github.com/xdpct/xdpct/shard"
 )
 
 // said is a datagram of a script, and the pause before it.
@@ -43,16 +40,12 @@ func agreeAs(t *testing.T, program string, f flow.Family, rules string, script .
 	t.Helper()
 	testenv.Root(t)
 	testenv.Program(t, program+"-restore")
-	read, err := syntax.Parse(strings.NewReader(rules), "script", f)
+	w, err := newDevice(1, &lab{}, f, rules)
 	if err != nil {
 		t.Fatalf("xdpct does not take the rules: %v", err)
 	}
-	both := [2]*syntax.Ruleset{}
-	both[f.Index()] = read
-	prog, err := policy.Compile(both[0], both[1], []string{"r0", "r1"}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer w.close()
+	pin(t)
 	o, err := NewRouter(map[string]string{
 		"net/ipv4/icmp_ratelimit": "0", "net/ipv4/icmp_msgs_per_sec": "1000000", "net/ipv4/icmp_msgs_burst": "1000000", "net/ipv6/icmp/ratelimit": "0",
 	})
@@ -72,18 +65,13 @@ func agreeAs(t *testing.T, program string, f flow.Family, rules string, script .
 	if err := o.Do(load); err != nil {
 		t.Fatalf("iptables does not take the rules: %v", err)
 	}
-	w, err := newShardWorld(prog)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.s.Close()
 	for i, s := range script {
 		time.Sleep(s.pause)
 		k, err := o.Exchange(s.from, s.d)
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := w.exchange(s.from, s.d)
+		x, err := w.exchange(s.from, Frame(s.from, s.d))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -100,39 +88,13 @@ func agreeAs(t *testing.T, program string, f flow.Family, rules string, script .
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if d := countsAgree(saved, prog, w.s, f); d != "" {
+	ours, err := w.save()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range sameCounts(string(saved), ours, rules) {
 		t.Error(d)
 	}
-}
-
-// countsAgree compares what rules have counted with what iptables-save -c has printed.
-func countsAgree(saved []byte, prog *policy.Program, s *shard.Shard, f flow.Family) string {
-	k, err := syntax.Parse(bytes.NewReader(saved), "saved", f)
-	if err != nil {
-		return err.Error()
-	}
-	prog.AddCounts(s.Counts())
-	clear(s.Counts())
-	rules := prog.Ruleset(f)
-	var all []string
-	differ := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
-	for _, kt := range k.Tables {
-		for _, kc := range kt.Chains {
-			if rules.Table(kt.Name) == nil || syntax.Dormant(kt.Name, kc.Name) {
-				continue
-			}
-			xc := rules.Table(kt.Name).Chain(kc.Name)
-			if kc.Policy != "-" && kc.Count != xc.Count {
-				differ("policy of %s %s: kernel %v, xdpct %v", kt.Name, kc.Name, kc.Count, xc.Count)
-			}
-			for i, kr := range kc.Rules {
-				if xr := xc.Rules[i]; kr.Count != xr.Count {
-					differ("%s, rule %d: %s: kernel %v, xdpct %v", kt.Name, i+1, kr.Text(kc.Name), kr.Count, xr.Count)
-				}
-			}
-		}
-	}
-	return strings.Join(all, "\n")
 }
 
 // between returns the header of a datagram from host n of one side to host m of the other.

@@ -5,8 +5,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
 	"os/exec"
+	"runtime"
 	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
@@ -25,9 +31,12 @@ func RouterMAC(s Side) packet.MAC { return packet.MAC(routerMAC[s]) }
 func HostMAC() packet.MAC { return packet.MAC(hostMAC) }
 
 // Restore loads rules with iptables-restore (or ip6tables-restore).
-func (o *Oracle) Restore(f flow.Family, rules string) error {
+func (o *Oracle) Restore(f flow.Family, rules string) error { return o.RestoreBy(tool(f), rules) }
+
+// RestoreBy loads rules with a program (iptables, ip6tables-legacy).
+func (o *Oracle) RestoreBy(program, rules string) error {
 	return o.Do(func() error {
-		cmd := exec.Command(tool(f) + "-restore")
+		cmd := exec.Command(program + "-restore")
 		cmd.Stdin = bytes.NewReader([]byte(rules))
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%w: %s", err, out)
@@ -36,10 +45,10 @@ func (o *Oracle) Restore(f flow.Family, rules string) error {
 	})
 }
 
-// Save returns what iptables-save -c prints.
-func (o *Oracle) Save(f flow.Family) (out []byte, err error) {
+// SaveBy returns what iptables-save -c, or that of another program, prints.
+func (o *Oracle) SaveBy(program string) (out []byte, err error) {
 	err = o.Do(func() error {
-		out, err = exec.Command(tool(f)+"-save", "-c").Output()
+		out, err = exec.Command(program+"-save", "-c").Output()
 		return err
 	})
 	return out, err
@@ -52,21 +61,61 @@ func tool(f flow.Family) string {
 	return "iptables"
 }
 
-// Exchange sends IP datagrams from a side, waits until the router is done with them, and
+// SetMTU sets the MTU of the router's interface on a side.
+func (o *Oracle) SetMTU(s Side, mtu int) error {
+	link, err := o.router.Link(fmt.Sprintf("r%d", s))
+	if err != nil {
+		return err
+	}
+	return o.router.Netlink().LinkSetMTU(link, mtu)
+}
+
+// AddRoute adds a route that leads to neighbours on a side, with an MTU of its own.
+func (o *Oracle) AddRoute(s Side, dst netip.Prefix, mtu int) error {
+	link, err := o.router.Link(fmt.Sprintf("r%d", s))
+	if err != nil {
+		return err
+	}
+	return o.router.Netlink().RouteAdd(&netlink.Route{
+		LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, MTU: mtu,
+		Dst: &net.IPNet{IP: dst.Addr().AsSlice(), Mask: net.CIDRMask(dst.Bits(), dst.Addr().BitLen())},
+	})
+}
+
+// AddGateway adds a default route by a host on a side.
+func (o *Oracle) AddGateway(s Side, gateway netip.Addr) error {
+	link, err := o.router.Link(fmt.Sprintf("r%d", s))
+	if err != nil {
+		return err
+	}
+	return o.router.Netlink().RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice()})
+}
+
+// Frame makes the frame in which hosts on a side send a datagram to the router.
+func Frame(from Side, datagram []byte) []byte {
+	return packet.AppendEthernet(nil, packet.MAC(routerMAC[from]), packet.MAC(hostMAC), datagram)
+}
+
+// answerTime is how long the answer to an ARP request may take: as long as a busy
+// machine may keep a thread waiting.
+const answerTime = 5 * time.Second
+
+// ExchangeFrames sends frames from a side, waits until the router is done with them, and
 // returns the frames that came out at each side.
-func (o *Oracle) Exchange(from Side, datagrams ...[]byte) (out [2][][]byte, err error) {
-	for _, d := range datagrams {
-		frame := packet.AppendEthernet(nil, packet.MAC(routerMAC[from]), packet.MAC(hostMAC), d)
-		if err := o.raw[from].Send(frame); err != nil {
-			return out, fmt.Errorf("sending %d bytes: %w", len(frame), err)
+//
+// Frames of one CPU pass a veth pair in their order, so the answer to an ARP request
+// comes behind all that came before: the thread should stay on one CPU (Pin).
+func (o *Oracle) ExchangeFrames(from Side, frames ...[]byte) (out [2][][]byte, err error) {
+	for _, f := range frames {
+		if err := o.raw[from].Send(f); err != nil {
+			return out, fmt.Errorf("sending %d bytes: %w", len(f), err)
 		}
 	}
-	// The answer to an ARP request comes behind whatever came before.
 	if err := o.raw[from].Send(arpRequest(from)); err != nil {
 		return out, err
 	}
 	for {
-		f, err := o.raw[from].Recv(patience)
+		f, err := o.raw[from].Recv(answerTime)
 		if err != nil {
 			return out, err
 		}
@@ -91,6 +140,39 @@ func (o *Oracle) Exchange(from Side, datagrams ...[]byte) (out [2][][]byte, err 
 	}
 }
 
+// Exchange is ExchangeFrames for IP datagrams.
+func (o *Oracle) Exchange(from Side, datagrams ...[]byte) (out [2][][]byte, err error) {
+	var frames [][]byte
+	for _, d := range datagrams {
+		frames = append(frames, Frame(from, d))
+	}
+	return o.ExchangeFrames(from, frames...)
+}
+
+// Pin keeps the calling goroutine on a thread, and that on one CPU, until what it
+// returns is called.
+func Pin() (unpin func(), err error) {
+	runtime.LockOSThread()
+	var before, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		runtime.UnlockOSThread()
+		return nil, err
+	}
+	cpu := 0
+	for !before.IsSet(cpu) {
+		cpu++
+	}
+	one.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		runtime.UnlockOSThread()
+		return nil, err
+	}
+	return func() {
+		_ = unix.SchedSetaffinity(0, &before) // it was so before
+		runtime.UnlockOSThread()
+	}, nil
+}
+
 func arpRequest(from Side) []byte {
 	me, router := from.Host(1, flow.IPv4).As4(), from.Host(254, flow.IPv4).As4()
 	b := append(bytes.Repeat([]byte{0xff}, 6), hostMAC...)
@@ -112,7 +194,24 @@ func (o *Oracle) ownFrame(f []byte) bool {
 		o.Redirects++
 		return true
 	}
-	return len(f) >= 55 && f[12] == 0x86 && f[0] == 0x33 || f[12] == 0x08 && f[13] == 0x06
+	if len(f) >= 55 && f[12] == 0x86 && f[0] == 0x33 {
+		o.Own++
+		return true
+	}
+	return f[12] == 0x08 && f[13] == 0x06
+}
+
+// Clear removes all rules and connections.
+func (o *Oracle) Clear() error {
+	conn, err := nftables.New(nftables.WithNetNSFd(o.router.FD()))
+	if err != nil {
+		return err
+	}
+	conn.FlushRuleset()
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("removing rules: %w", err)
+	}
+	return o.Flush()
 }
 
 // Settle waits until the router sends nothing of its own any more.

@@ -105,6 +105,13 @@ func (g *rulesets) matches(table, chain string) string {
 	return b.String()
 }
 
+func (g *rulesets) hashMode() string {
+	if m := g.pick("srcip", "dstip", "srcip,dstip", "srcip,dstport", "srcport,dstport"); on("hashlimitports") || !strings.Contains(m, "port") {
+		return m
+	}
+	return "srcip"
+}
+
 func (g *rulesets) match(table, chain string) string {
 	g.n++
 	hops := "ttl --ttl"
@@ -132,7 +139,7 @@ func (g *rulesets) match(table, chain string) string {
 		"-m mac " + g.not() + "--mac-source 02:00:00:00:01:01",
 		fmt.Sprintf("-m limit --limit 1/hour --limit-burst %d", 1+g.r.IntN(20)),
 		fmt.Sprintf("-m statistic --mode nth %s--every %d --packet %d", g.not(), 2+g.r.IntN(3), g.r.IntN(2)),
-		fmt.Sprintf("-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst %d --hashlimit-mode %s --hashlimit-name h%d", 1+g.r.IntN(9), g.pick("srcip", "dstip", "srcip,dstport"), g.n),
+		fmt.Sprintf("-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst %d --hashlimit-mode %s --hashlimit-name h%d", 1+g.r.IntN(9), g.hashMode(), g.n),
 		"-m comment --comment \"rule " + fmt.Sprint(g.n) + "\"",
 		"-m recent --name a " + g.pick("--set", "--rcheck", "--update", "--remove", "--rcheck --hitcount 3", "--update --hitcount 2") + g.pick(" --rsource", " --rdest"),
 		"-m connbytes --connbytes " + g.pick("3:", "0:5", "100:2000") + " --connbytes-dir " + g.pick("original", "reply", "both") + " --connbytes-mode " + g.pick("packets", "bytes", "avgpkt"),
@@ -256,6 +263,9 @@ func (g *rulesets) text() string {
 			for i, u := range users {
 				g.chain(&b, t.table, u, users[i+1:], g.r.IntN(4))
 			}
+		}
+		if t.table == "filter" {
+			b.WriteString(tracks)
 		}
 		b.WriteString("COMMIT\n")
 	}

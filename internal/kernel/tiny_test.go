@@ -2,13 +2,11 @@ package kernel
 
 import (
 	"bytes"
-	"strings"
 	"testing"
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/packet"
-	"github.com/xdpct/xdpct/policy/syntax"
 )
 
 // TestTinyAgree sends datagrams that end within, or right behind, their transport header
@@ -33,12 +31,7 @@ func TestTinyAgree(t *testing.T) {
 
 func tinyAgree(t *testing.T, f flow.Family, text string) {
 	t.Helper()
-	rules, err := syntax.Parse(strings.NewReader(text), "tiny", f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := headerOracle(t, text, f, 1500)
-	w := newHeaderRouter(t, rules, f, 1500)
+	o, w := routers(t, &lab{}, f, text)
 	id := uint16(0)
 	for _, proto := range []flow.Proto{1, 2, 4, 6, 17, 33, 47, 50, 51, 58, 94, 99, 132, 136} {
 		for _, n := range []int{0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 16, 20, 24} {
@@ -55,11 +48,14 @@ func tinyAgree(t *testing.T, f flow.Family, text string) {
 				}
 				id++
 				d := packet.AppendIP(nil, packet.IP{Src: A.Host(1, f), Dst: B.Host(1, f), ID: id}, proto, b)
-				k, err := o.Exchange(A, d)
+				k, err := o.exchange(A, Frame(A, d))
 				if err != nil {
 					t.Fatal(err)
 				}
-				x := w.exchange(A, d)
+				x, err := w.exchange(A, Frame(A, d))
+				if err != nil {
+					t.Fatal(err)
+				}
 				for side := range 2 {
 					if len(k[side]) != len(x[side]) || len(k[side]) == 1 && !bytes.Equal(timeless(k[side][0]), timeless(x[side][0])) {
 						t.Errorf("%s\nprotocol %d, %x, side %d\nkernel %s\nxdpct  %s\n%v %v %v", text, proto, b, side, dump(shorter(k[side])), dump(shorter(x[side])), w.last.Action, w.last.State, w.last.Reason)

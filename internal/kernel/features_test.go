@@ -1,0 +1,84 @@
+package kernel
+
+import (
+	"flag"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/xdpct/xdpct/internal/testenv"
+)
+
+// Features are kinds of traffic and rules that a generator may leave out. Those in known
+// are left out unless -features names them: what comes of them is known to differ.
+//
+// A feature leaves the list when it no longer differs; TestKnownDifferences says so.
+var known = map[string]string{
+	"cutnft":        "iptables-nft makes expressions of its own of matches for ports, which do not drop a packet that is cut off",
+	"ah6nft":        "iptables-nft takes AH for the protocol of an IPv6 packet, ip_tables what follows it",
+	"optown":        "what is wrong with options of a packet for the router itself is the host's to say (and N15)",
+	"srcown6":       "the kernel's answers come back to it by its loopback interface",
+	"srcclasse":     "N16: no errors to 240/4",
+	"srcbroadcast":  "N17: errors to broadcast addresses",
+	"equal":         "F70: both tuples of a connection are equal",
+	"linkbroadcast": "N2", "linkmulticast": "N2",
+	"linkother":     "N3: frames for another host's Ethernet address are forwarded",
+	"routemtu6":     "N4: routes with an MTU that is not locked",
+	"srcmulticast6": "N5", "srcloopback6": "N5", "dstloopback6": "N5",
+	"dstmulticast": "N8", "dstlimited": "N8",
+	"dstlinklocal6": "N9", "srclinklocal6": "N10",
+	"proto33":  "N11: DCCP and REJECT",
+	"dstzero6": "N12: the source of a packet to ::",
+}
+
+var onlyFeatures = flag.String("features", "", "features to take although they are known to differ, by name, with commas between; all: all of them")
+
+// forced is a known feature that is taken all the same.
+var forced string
+
+// on reports whether a feature is wanted.
+func on(feature string) bool {
+	if _, differs := known[feature]; !differs {
+		return true
+	}
+	return feature == forced || *onlyFeatures == "all" || slices.Contains(strings.Split(*onlyFeatures, ","), feature)
+}
+
+var knownSeeds = flag.Int("known", 0, "seeds that TestKnownDifferences takes for each feature that is known to differ")
+
+// TestKnownDifferences takes each feature that is known to differ by itself, and fails for
+// those that do not differ any more: they have to leave the list.
+func TestKnownDifferences(t *testing.T) {
+	if *knownSeeds == 0 {
+		t.Skip("skipped: -known is not given")
+	}
+	testenv.Root(t)
+	defer func() { forced = "" }()
+	for feature, why := range known {
+		forced = feature
+		t.Run(feature, func(t *testing.T) {
+			pin(t)
+			var f *finding
+			for seed := 0; seed < *knownSeeds && f == nil; seed++ {
+				for round := 0; round < rulesRounds && f == nil; round++ {
+					tr := makeTrial(uint64(1000+seed), round)
+					var err error
+					if f, _, err = tr.run(); err != nil {
+						t.Fatal(err)
+					}
+					if f != nil {
+						small, g := tr.shrink(f)
+						if g == nil {
+							f = nil
+							continue
+						}
+						t.Logf("%s\n%s", why, small.report(g))
+					}
+				}
+			}
+			if f == nil {
+				t.Errorf("no longer differs: %s", why)
+			}
+		})
+	}
+}
