@@ -175,7 +175,7 @@ func (e *Engine) attach(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error
 		return nil, err
 	}
 	if err := prog.NotDriver(); err != nil {
-		e.log.Warn("XDP runs in generic mode, which is slower: the driver has none", "interface", ifi.Name, "error", err)
+		e.log.Warn("XDP runs in generic mode, which is slower", "interface", ifi.Name, "error", err)
 	}
 	if _, err := prog.Segments(); err != nil {
 		e.log.Warn("frames that are longer than the MTU, as offloads make them, are dropped (frame_too_large), and on a device that lies on others VLAN tags are lost",

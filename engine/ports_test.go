@@ -530,3 +530,48 @@ func TestMACMatchWithoutLink(t *testing.T) {
 		echoUDP(t, h.Left, h.Right, netip.MustParseAddrPort(netlab.RightIP+":7"), 80)
 	}
 }
+
+// TestPortsComeAndGo deletes ports of each kind and makes them anew, as another kind at
+// times: traffic resumes, and neither chunks nor files are lost.
+func TestPortsComeAndGo(t *testing.T) {
+	h, e := newHosts(t, netlab.HostsOptions{Left: netlab.Veth, Right: netlab.LinuxBridge, Routed: true}, "", "", nil)
+	free := func() (n int) {
+		s, err := e.Stats(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range s.Workers {
+			n += w.Free
+		}
+		return n
+	}
+	files := func() int {
+		d, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(d)
+	}
+	up := func(want bool) {
+		t.Helper()
+		eventually(t, 10*time.Second, "change of the port", func() bool {
+			s, err := e.Stats(context.Background())
+			return err == nil && s.Ports[1].Up == want
+		})
+	}
+	echoUDP(t, h.Left, h.Right, netip.MustParseAddrPort(netlab.RightIP+":7"), 800)
+	chunks, fds := free(), files()
+	for i, kind := range []netlab.Kind{netlab.TunLink, netlab.Veth, netlab.LinuxBridge, netlab.TunLink, netlab.LinuxBridge} {
+		if err := h.Detach("right"); err != nil {
+			t.Fatal(err)
+		}
+		up(false)
+		if err := h.Attach("right", kind); err != nil {
+			t.Fatal(err)
+		}
+		up(true)
+		echoUDP(t, h.Left, h.Right, netip.MustParseAddrPort(netlab.RightIP+":7"), 800)
+		t.Logf("%d: %d free chunks of %d, %d files of %d", i, free(), chunks, files(), fds)
+	}
+	eventually(t, 5*time.Second, "chunk and file back", func() bool { return free() >= chunks && files() <= fds })
+}

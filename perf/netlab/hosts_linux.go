@@ -42,7 +42,9 @@ type HostsOptions struct {
 // checksums and segmentation are left to the devices.
 type Hosts struct {
 	Left, Box, Right *NS
-	closers          []func()
+	options          HostsOptions
+	sides            map[string]*side
+	closers          []func() // of the namespaces
 }
 
 // Addresses of Hosts.
@@ -55,7 +57,7 @@ const (
 
 // NewHosts builds the network.
 func NewHosts(o HostsOptions) (h *Hosts, err error) {
-	h = &Hosts{}
+	h = &Hosts{options: o, sides: map[string]*side{}}
 	defer func() {
 		if err != nil {
 			h.Close()
@@ -71,8 +73,8 @@ func NewHosts(o HostsOptions) (h *Hosts, err error) {
 		}
 		h.closers = append(h.closers, (*n.ns).Close)
 	}
-	left := side{h.Left, "left", o.Left, []string{LeftIP + "/24", LeftIP6 + "/64"}, nil}
-	right := side{h.Right, "right", o.Right, []string{PeerIP + "/24", PeerIP6 + "/64"}, nil}
+	left := &side{ns: h.Left, name: "left", host: []string{LeftIP + "/24", LeftIP6 + "/64"}}
+	right := &side{ns: h.Right, name: "right", host: []string{PeerIP + "/24", PeerIP6 + "/64"}}
 	if o.Routed {
 		left.box = []string{LeftGateway + "/24", LeftGateway6 + "/64"}
 		right.host = []string{RightIP + "/24", RightIP6 + "/64"}
@@ -81,61 +83,104 @@ func NewHosts(o HostsOptions) (h *Hosts, err error) {
 			right.box = right.box[1:]
 		}
 	}
-	if err := errors.Join(h.attach(left, o), h.attach(right, o)); err != nil || !o.Routed {
-		return h, err
+	if o.Routed {
+		left.gateways = map[string]string{"": LeftGateway, "::/0": LeftGateway6}
+		right.gateways = map[string]string{"": RightGateway, "::/0": RightGateway6}
 	}
-	return h, errors.Join(
-		h.Left.Gateway("", LeftGateway), h.Left.Gateway("::/0", LeftGateway6),
-		h.Right.Gateway("", RightGateway), h.Right.Gateway("::/0", RightGateway6))
+	h.sides[left.name], h.sides[right.name] = left, right
+	return h, errors.Join(h.Attach("left", o.Left), h.Attach("right", o.Right))
 }
 
 // side is a host and what joins it to the box.
 type side struct {
 	ns        *NS
 	name      string
-	kind      Kind
-	host, box []string // addresses
+	host, box []string          // addresses
+	gateways  map[string]string // of the host, by destination
+	detach    func() error      // nil: it is not joined
 }
 
-func (h *Hosts) attach(s side, o HostsOptions) error {
-	switch s.kind {
+// Attach joins a side ("left" or "right") to the box by an interface of that name.
+func (h *Hosts) Attach(name string, kind Kind) (err error) {
+	s := h.sides[name]
+	switch kind {
 	case TunLink:
-		a, err := h.Box.OpenTun(s.name, TunOptions{Addrs: s.box, Offload: o.TunOffload})
-		if err != nil {
-			return err
-		}
-		b, err := s.ns.OpenTun("eth0", TunOptions{Addrs: s.host, Offload: o.TunOffload})
-		if err != nil {
-			return errors.Join(err, a.Close())
-		}
-		wait := Tunnel(a, b)
-		h.closers = append(h.closers, func() {
-			a.Close()
-			b.Close()
-			wait()
-		})
-		return nil
+		err = h.attachTun(s)
 	case LinuxBridge:
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = s.name
-		if err := h.Box.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-			return fmt.Errorf("bridge %s: %w", s.name, err)
-		}
-		member := s.name + "-1"
-		if err := Join(Port{NS: h.Box, Name: member, Offload: true}, Port{NS: s.ns, Name: "eth0", Addrs: s.host, Offload: true}); err != nil {
-			return err
-		}
-		if err := h.Box.Enslave(member, s.name); err != nil {
-			return err
-		}
-		return h.Box.configure(s.name, 0, s.box)
+		err = h.attachBridge(s)
+	default:
+		s.detach = func() error { return h.Box.delete(s.name) }
+		err = Join(Port{NS: h.Box, Name: s.name, Queues: h.options.Queues, Addrs: s.box, Offload: true},
+			Port{NS: s.ns, Name: "eth0", Queues: h.options.Queues, Addrs: s.host, Offload: true})
 	}
-	return Join(Port{NS: h.Box, Name: s.name, Queues: o.Queues, Addrs: s.box, Offload: true},
-		Port{NS: s.ns, Name: "eth0", Queues: o.Queues, Addrs: s.host, Offload: true})
+	for dst, via := range s.gateways {
+		if err == nil {
+			err = s.ns.Gateway(dst, via)
+		}
+	}
+	return err
+}
+
+// Detach removes the interface of a side.
+func (h *Hosts) Detach(name string) error {
+	s := h.sides[name]
+	if s.detach == nil {
+		return nil
+	}
+	detach := s.detach
+	s.detach = nil
+	return detach()
+}
+
+func (h *Hosts) attachTun(s *side) error {
+	a, err := h.Box.OpenTun(s.name, TunOptions{Addrs: s.box, Offload: h.options.TunOffload})
+	if err != nil {
+		return err
+	}
+	b, err := s.ns.OpenTun("eth0", TunOptions{Addrs: s.host, Offload: h.options.TunOffload})
+	if err != nil {
+		return errors.Join(err, a.Close())
+	}
+	wait := Tunnel(a, b)
+	s.detach = func() error {
+		err := errors.Join(a.Close(), b.Close())
+		wait()
+		return err
+	}
+	return nil
+}
+
+func (h *Hosts) attachBridge(s *side) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = s.name
+	if err := h.Box.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		return fmt.Errorf("bridge %s: %w", s.name, err)
+	}
+	member := s.name + "-1"
+	s.detach = func() error { return errors.Join(h.Box.delete(member), h.Box.delete(s.name)) }
+	if err := Join(Port{NS: h.Box, Name: member, Offload: true}, Port{NS: s.ns, Name: "eth0", Addrs: s.host, Offload: true}); err != nil {
+		return err
+	}
+	if err := h.Box.Enslave(member, s.name); err != nil {
+		return err
+	}
+	return h.Box.configure(s.name, 0, s.box)
+}
+
+// delete removes a link of the namespace.
+func (ns *NS) delete(name string) error {
+	link, err := ns.nl.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return ns.nl.LinkDel(link)
 }
 
 // Close removes it all.
 func (h *Hosts) Close() {
+	for name := range h.sides {
+		_ = h.Detach(name) // with the namespace it goes in any case
+	}
 	for i := len(h.closers) - 1; i >= 0; i-- {
 		h.closers[i]()
 	}
