@@ -272,6 +272,37 @@ func TestRulesThatConcernMore(t *testing.T) {
 	}
 }
 
+// TestManyZonesOneTuple: a hundred zones have a connection with the same tuples, which are
+// those of an address that others are mapped to. All are kept apart, with any number of
+// shards.
+func TestManyZonesOneTuple(t *testing.T) {
+	for _, shards := range []int{1, 2, 4} {
+		b := newBox(t, shards, "")
+		enter := func(zone int) {
+			b.setRules(t, fmt.Sprintf("*raw\n-A PREROUTING -j CT --zone %d\nCOMMIT\n*nat\n-A PREROUTING -d 10.2.0.9 -j DNAT --to-destination 10.2.0.1\nCOMMIT\n", zone))
+		}
+		for zone := 1; zone <= 100; zone++ {
+			enter(zone)
+			if out, v := b.pass(inside, udp(clientIP, serverIP, 4000, 53)); out == nil || v.State != flow.New {
+				t.Fatalf("%d shards, zone %d: %v %v %v", shards, zone, v.Action, v.State, v.Reason)
+			}
+		}
+		for zone := 1; zone <= 100; zone++ {
+			enter(zone)
+			if _, v := b.pass(outside, udp(serverIP, clientIP, 53, 4000)); v.State != flow.Established {
+				t.Fatalf("%d shards: the answer in zone %d is %v %v", shards, zone, v.State, v.Reason)
+			}
+		}
+		if b.len() != 100 {
+			t.Errorf("%d shards: %d connections", shards, b.len())
+		}
+		b.flush()
+		if d := b.shared.Directory; d != nil && d.Stats().Claims != 0 {
+			t.Errorf("%d shards: %d claims are left", shards, d.Stats().Claims)
+		}
+	}
+}
+
 // TestDroppedLeavesNoClaim: what was claimed for a connection that does not come into
 // the table is given back.
 func TestDroppedLeavesNoClaim(t *testing.T) {
