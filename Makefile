@@ -37,6 +37,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	$(GO) test ./packet -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./shard -run '^$$' -fuzz FuzzDatagrams -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./shard -run '^$$' -fuzz FuzzForwarding -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
+	$(GO) test ./mirror -run '^$$' -fuzz FuzzMessages -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./engine -run '^$$' -fuzz FuzzReplay -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./policy/syntax -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) -fuzzminimizetime 10x
 	$(GO) test ./policy -run '^$$' -fuzz FuzzCompile -fuzztime $(FUZZTIME) -fuzzminimizetime 10x

@@ -374,6 +374,40 @@ func TestRecreated(t *testing.T) {
 	}
 }
 
+// TestKindOfRoute: a route whose kind changes is one of the new kind, and gone when it is
+// removed (F25).
+func TestKindOfRoute(t *testing.T) {
+	l := newLab(t, nil)
+	dst := netip.MustParseAddr("20.0.0.1")
+	for _, step := range []struct{ line, want string }{
+		{"route add 20.0.0.0/8 via 10.1.0.2", "unicast"}, {"route replace blackhole 20.0.0.0/8", "blackhole"}, {"route replace 20.0.0.0/8 via 10.1.1.2", "unicast"},
+		{"route replace unreachable 20.0.0.0/8", "unreachable"}, {"route del unreachable 20.0.0.0/8", "none"},
+	} {
+		l.must(step.line)
+		kinds := map[route.Kind]string{route.None: "none", route.Unicast: "unicast", route.Blackhole: "blackhole", route.Unreachable: "unreachable"}
+		within(t, step.line, func() bool {
+			return kinds[l.m.Table().Lookup(route.Key{Family: flow.IPv4, Dst: flow.AddrFrom(dst), In: -1}).Kind] == step.want
+		})
+	}
+	l.agrees("the last")
+}
+
+// TestNextHopObjects: routes follow the next hop objects that they use (ip nexthop).
+func TestNextHopObjects(t *testing.T) {
+	l := newLab(t, nil)
+	for _, line := range []string{
+		"nexthop add id 1 via 10.1.0.2 dev p0", "nexthop add id 2 via 10.1.1.2 dev p1", "nexthop add id 10 group 1/2",
+		"route add 20.0.0.0/8 nhid 1", "route add 21.0.0.0/8 nhid 10", "nexthop replace id 1 via 10.1.0.9 dev p0",
+		"nexthop replace id 10 group 2", "nexthop del id 10", "nexthop del id 1",
+	} {
+		l.must(line)
+		l.agrees(line)
+	}
+	if n := l.m.Table().NumRoutes(); n != 18 {
+		t.Errorf("%d routes are left", n)
+	}
+}
+
 // TestRenamed: a port stays one when it is renamed, and is known by its new name; if it
 // is deleted it is looked for under its old one (F29).
 func TestRenamed(t *testing.T) {
@@ -410,7 +444,7 @@ func TestNeighbourBound(t *testing.T) {
 	within(t, "those that are left are known", func() bool { return l.m.Stats().Neighbours == 10 })
 }
 
-// TestSilentNeighbourChange: a neighbour whose address may have changed is asked for
+// TestStaleIsConfirmed: a neighbour whose address may have changed is asked for
 // again once packets go there.
 func TestStaleIsConfirmed(t *testing.T) {
 	l := newLab(t, nil)

@@ -98,14 +98,7 @@ type outcome struct {
 // readAll reads everything, before Run. vlans are interfaces that have their numbers
 // already.
 func (m *Mirror) readAll(vlans ...slot) error {
-	m.state = state{
-		work: route.New(nil), dumps: make(chan outcome, int(numParts)+1), up: map[int]bool{}, neighbours: map[neighbourKey]*entry{},
-		byID: make([]neighbourKey, 1), said: map[string]time.Time{},
-	}
-	for i, p := range m.cfg.Ports {
-		m.slots = append(m.slots, slot{index: p.Index, port: i})
-	}
-	m.slots = append(m.slots, vlans...)
+	m.begin(vlans)
 	for p := range numParts {
 		for try := 0; ; try++ {
 			o := m.read(p, suspects{}, nil)
@@ -125,6 +118,18 @@ func (m *Mirror) readAll(vlans ...slot) error {
 	}
 	m.publish(time.Now())
 	return nil
+}
+
+// begin makes the state that nothing is known of yet.
+func (m *Mirror) begin(vlans []slot) {
+	m.state = state{
+		work: route.New(nil), dumps: make(chan outcome, int(numParts)+1), up: map[int]bool{}, neighbours: map[neighbourKey]*entry{},
+		byID: make([]neighbourKey, 1), said: map[string]time.Time{},
+	}
+	for i, p := range m.cfg.Ports {
+		m.slots = append(m.slots, slot{index: p.Index, port: i})
+	}
+	m.slots = append(m.slots, vlans...)
 }
 
 // read dumps a part. It runs beside Run.
