@@ -156,15 +156,20 @@ func (b *bench) establish(rate float64) (at float64, all bool, err error) {
 	return float64(s.Frames) / s.Took.Seconds(), n == b.o.Flows, err
 }
 
-// capacity offers half as many connections again as there is room for.
+// capacity offers half as many connections again as there is room for, again and again
+// until there are no more of them than before: on a busy machine first packets get lost.
 func (b *bench) capacity(r *SetUpRates) error {
 	r.Room = b.o.Flows + b.o.Flows/4
 	more := *b
 	more.o.Flows = min(r.Room+r.Room/2, MaxFlows)
-	if _, err := more.send(more.o.Flows, setUpRate, false, LiveFrames); err != nil {
-		return err
+	for {
+		if _, err := more.send(more.o.Flows, setUpRate, false, LiveFrames); err != nil {
+			return err
+		}
+		n, _, err := b.sys.flows()
+		if err != nil || n <= r.Capacity {
+			return err
+		}
+		r.Capacity = n
 	}
-	n, _, err := b.sys.flows()
-	r.Capacity = n
-	return err
 }
