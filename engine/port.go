@@ -20,8 +20,10 @@ type port struct {
 	mu      sync.Mutex // guards what follows
 	ifi     rx.Interface
 	program *rx.Program // nil while the interface is gone
-	queues  []rx.Queue
-	trouble string // the last error, so that it is said once
+	// segments are of the last program. The first worker reads them, so they outlive it.
+	segments *rx.Segments
+	queues   []rx.Queue
+	trouble  string // the last error, so that it is said once
 }
 
 // txBudget is how many frames one system call may send in copy mode.
@@ -67,6 +69,7 @@ func (e *Engine) closePorts() (err error) {
 			err = errors.Join(err, q.Abandon(w.pool.Put))
 		}
 		p.queues = nil
+		err = errors.Join(err, p.dropSegments())
 	}
 	return err
 }
@@ -92,7 +95,8 @@ func (e *Engine) openPort(p *port) error {
 	for i, w := range e.workers {
 		w.ports[at].open(&p.ifi, p.queues[i])
 	}
-	e.workers[0].ports[at].segments, _ = prog.Segments()
+	p.segments, _ = prog.Segments()
+	e.workers[0].ports[at].segments = p.segments
 	return nil
 }
 
@@ -197,8 +201,18 @@ func (p *port) detach() error {
 	return prog.Close()
 }
 
+// dropSegments closes what no worker reads any more.
+func (p *port) dropSegments() error {
+	if p.segments == nil {
+		return nil
+	}
+	s := p.segments
+	p.segments = nil
+	return s.Close()
+}
+
 func (p *port) close() error {
-	err := p.detach()
+	err := errors.Join(p.detach(), p.dropSegments())
 	for _, q := range p.queues {
 		if q != nil {
 			err = errors.Join(err, q.Close())
@@ -309,7 +323,7 @@ func (e *Engine) losePort(p *port) error {
 	prog := p.program
 	p.program, p.queues = nil, nil
 	_ = prog.Close() // its interface is gone already
-	return nil
+	return p.dropSegments()
 }
 
 // reopenPort opens an interface that has come back and gives its queues to the
@@ -365,11 +379,12 @@ func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 		return err
 	}
 	p.ifi, p.program = ifi, prog // from now on closing the port closes it
+	p.segments, _ = prog.Segments()
 	for i, w := range e.workers {
 		if err := e.ask(ctx, w, func(w *worker) bool {
 			w.ports[at].open(&ifi, queues[i])
 			if i == 0 {
-				w.ports[at].segments, _ = prog.Segments()
+				w.ports[at].segments = p.segments
 			}
 			return true
 		}); err != nil {

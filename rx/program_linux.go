@@ -74,6 +74,9 @@ func LoadProgram(ifi *Interface, queues []Queue, o ProgramOptions) (p *Program, 
 			return p, nil
 		}
 		notDriver = err
+		if p.segments != nil {
+			err = errors.Join(err, p.segments.Close())
+		}
 		err = errors.Join(err, p.Close())
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
 			return nil, fmt.Errorf("another XDP program is attached to the interface: %w", err)
@@ -267,7 +270,7 @@ func (p *Program) Stats() (ProgramStats, error) {
 	}, nil
 }
 
-// Close detaches the program.
+// Close detaches the program. Its Segments stay open for who reads them.
 func (p *Program) Close() error {
 	var err error
 	if p.promisc >= 0 {
@@ -278,9 +281,6 @@ func (p *Program) Close() error {
 	}
 	if p.tcx != nil {
 		err = errors.Join(err, p.tcx.Close())
-	}
-	if p.segments != nil {
-		err = errors.Join(err, p.segments.close())
 	}
 	return errors.Join(err, p.objs.close())
 }

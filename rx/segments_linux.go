@@ -35,7 +35,7 @@ func openSegments(noLink bool) (s *Segments, err error) {
 	s = &Segments{fd: -1}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("making a TAP device for large frames (is /dev/net/tun there?): %w", err), s.close())
+			err = errors.Join(fmt.Errorf("making a TAP device for large frames (is /dev/net/tun there?): %w", err), s.Close())
 			s = nil
 		}
 	}()
@@ -67,7 +67,8 @@ func openSegments(noLink bool) (s *Segments, err error) {
 	return s, errors.Join(netlink.LinkSetARPOff(link), netlink.LinkSetTxQLen(link, segmentQueue), netlink.LinkSetUp(link))
 }
 
-func (s *Segments) close() error {
+// Close removes the device. Nobody may read any more, and no program send to it.
+func (s *Segments) Close() error {
 	if s.fd < 0 {
 		return nil
 	}
@@ -106,5 +107,5 @@ func (s *Segments) Receive(u *UMEM, pool *Pool, ds []Desc) (n int) {
 }
 
 // Segments returns where segments of large frames are, nil if large frames are dropped;
-// err is why, in generic mode. Valid until Close.
+// err is why, in generic mode. They are the caller's to close, after the program.
 func (p *Program) Segments() (s *Segments, err error) { return p.segments, p.noSegments }
