@@ -213,17 +213,23 @@ func TestHeadersAgree(t *testing.T) {
 	for round, c := range []struct {
 		f   flow.Family
 		mtu int
-	}{{flow.IPv4, 1500}, {flow.IPv4, 600}, {flow.IPv4, 576}, {flow.IPv6, 1500}, {flow.IPv6, 1280}} {
-		t.Run(fmt.Sprintf("IPv%c MTU %d", "46"[c.f>>3&1], c.mtu), func(t *testing.T) {
-			headersAgree(t, rand.New(rand.NewPCG(s, uint64(round))), c.f, c.mtu, 1200)
+		nat bool
+	}{{flow.IPv4, 1500, false}, {flow.IPv4, 600, false}, {flow.IPv4, 576, true}, {flow.IPv6, 1500, false}, {flow.IPv6, 1280, true}} {
+		text := headerRules
+		if c.nat {
+			text += fmt.Sprintf("*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p udp -d %v -j DNAT --to-destination %v\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -s %v -j SNAT --to-source %v\nCOMMIT\n",
+				B.Host(1, c.f), B.Host(3, c.f), A.Host(1, c.f), B.Host(60, c.f))
+		}
+		t.Run(fmt.Sprintf("IPv%c MTU %d NAT %v", "46"[c.f>>3&1], c.mtu, c.nat), func(t *testing.T) {
+			headersAgree(t, rand.New(rand.NewPCG(s, uint64(round))), text, c.f, c.mtu, 1200)
 		})
 	}
 }
 
-func headersAgree(t *testing.T, r *rand.Rand, f flow.Family, mtu, n int) {
+func headersAgree(t *testing.T, r *rand.Rand, text string, f flow.Family, mtu, n int) {
 	t.Helper()
 	pin(t)
-	o, w := routers(t, &lab{mtu: [2]int{B: mtu}}, f, headerRules)
+	o, w := routers(t, &lab{mtu: [2]int{B: mtu}}, f, text)
 	g := headerMaker{r}
 	for i := range n {
 		var in [][]byte
