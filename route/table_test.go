@@ -153,3 +153,29 @@ func BenchmarkChange(b *testing.B) {
 		table.Put(netip.PrefixFrom(netip.AddrFrom4([4]byte{30, 0, byte(i >> 8), byte(i)}), 32), r, First)
 	}
 }
+
+// TestFilter is what rp_filter said on 6.18 of packets from a host on the link and from one
+// that a default route leads to elsewhere: an interface without an address has no loose
+// filter, and drops what does not come the way it would go.
+func TestFilter(t *testing.T) {
+	for _, c := range []struct {
+		filter    int
+		addressed bool
+		src       string
+		want      bool
+	}{
+		{0, false, "10.50.0.2", true}, {0, false, "203.0.113.1", true}, {0, true, "203.0.113.1", true},
+		{1, false, "10.50.0.2", true}, {1, false, "203.0.113.1", false}, {1, true, "10.50.0.2", true}, {1, true, "203.0.113.1", false},
+		{2, false, "10.50.0.2", true}, {2, false, "203.0.113.1", false}, {2, true, "10.50.0.2", true}, {2, true, "203.0.113.1", true},
+	} {
+		table := twoNets()
+		table.Interfaces[0].ReversePath = c.filter
+		if !c.addressed {
+			table.Interfaces[0].Addrs = nil
+		}
+		table.Add(&Route{Table: TableMain, Dst: netip.MustParsePrefix("0.0.0.0/0"), Kind: Unicast, Hops: []NextHop{{Index: 3, Weight: 1, Gateway: netip.MustParseAddr("192.0.2.9")}}})
+		if got := table.FilterOK(ReverseKey{Family: flow.IPv4, Src: addr(c.src), Dst: addr("192.0.2.9"), In: 0}); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
