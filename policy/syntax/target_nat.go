@@ -211,12 +211,8 @@ func (t *NAT) check(r *Rule, at place) error {
 		return fmt.Errorf("needs %s", natKinds[t.Kind].to)
 	}
 	if t.To.Ports || t.Ports.Set {
-		proto, ok := r.Base.Proto.Only()
-		if ok && proto == flow.DCCP {
-			return errors.New("ports of dccp are not mapped: like Linux 6.18, xdpct knows no ports of it; leave them out, and the address is")
-		}
-		if !ok || !proto.HasPorts() && proto != flow.ICMP && proto != flow.ICMPv6 {
-			return errors.New("ports need -p tcp, udp, udplite, sctp or icmp")
+		if proto, ok := r.Base.Proto.Only(); !ok || !proto.HasPorts() && proto != flow.ICMP && proto != flow.ICMPv6 {
+			return errors.New("ports need -p tcp, udp, udplite, sctp, dccp or icmp")
 		}
 	}
 	return nil
