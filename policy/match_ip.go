@@ -102,9 +102,10 @@ func (v *View) addrIs(a flow.Addr, kinds AddrTypes, dev int) bool {
 		return is&kinds != 0
 	}
 	multicast := a.Hi>>56 == 0xff
+	mapped := a.Hi == 0 && a.Lo>>32 == 0xffff // IPv4-mapped is no type (ipv6_addr_type)
 	switch {
 	case kinds&syntax.AddrMulticast != 0 && !multicast,
-		kinds&syntax.AddrUnicast != 0 && (multicast || a == flow.Addr{}),
+		kinds&syntax.AddrUnicast != 0 && (multicast || mapped || a == flow.Addr{}),
 		kinds&syntax.AddrUnspec != 0 && a != flow.Addr{}:
 		return false
 	}

@@ -339,6 +339,23 @@ func TestSourcesOfIPv6(t *testing.T) {
 	}
 }
 
+// TestTypeOfMappedAddresses: an IPv4-mapped IPv6 address is not UNICAST to addrtype
+// (ipv6_addr_type), whether there are routes or not.
+func TestTypeOfMappedAddresses(t *testing.T) {
+	const rules = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m addrtype --dst-type UNICAST -j DROP\nCOMMIT\n"
+	routes := routesOfBoth()
+	routes.Add(&route.Route{Table: route.TableMain, Dst: netip.MustParsePrefix("::/0"), Kind: route.Unicast, Hops: []route.NextHop{{Out: 1, Weight: 1}}})
+	for _, r := range []*route.Table{nil, routes} {
+		b := newForwarder(t, "", rules, r)
+		src := fuzzNetwork.Host(false, 1, flow.IPv6)
+		for dst, want := range map[string]flow.Reason{"::ffff:1.2.3.4": flow.NoReason, "2001:db8:2::1": flow.ReasonRule, "::1.2.3.4": flow.ReasonRule} {
+			if _, v := b.pass(0, packet.AppendIP(nil, packet.IP{Src: src, Dst: netip.MustParseAddr(dst)}, 99, nil)); v.Reason != want {
+				t.Errorf("to %s: %v %v", dst, v.Action, v.Reason)
+			}
+		}
+	}
+}
+
 // TestAnycastIsForTheHost: the subnet-router anycast address (RFC 4291, 2.6.1) is the
 // router's own.
 func TestAnycastIsForTheHost(t *testing.T) {
