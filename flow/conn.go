@@ -189,8 +189,14 @@ func claimedBit(d Direction) Status {
 // Lively reports whether the connection is in a table and has one key.
 func (c *Conn) Lively() bool { return c.Status&(Confirmed|twoKeyed) == Confirmed }
 
-// SetTwoKeyed says that Extra.Reply is valid.
-func (c *Conn) SetTwoKeyed() { c.Status |= extended | twoKeyed }
+// SetTwoKeyed says that Extra.Reply is valid. If the original tuple is its own inverse
+// there is another reply tuple now, and only that is found for a reply.
+func (c *Conn) SetTwoKeyed() {
+	c.Status |= extended | twoKeyed
+	if inverse, _ := c.Key.Invert(); inverse == c.Key {
+		c.Flip &^= flipBit
+	}
+}
 
 // Count adds a packet of n bytes. It reports whether the connection has
 // outgrown the eviction queue: its byte count needs the space of the links, so

@@ -303,6 +303,28 @@ func TestManyZonesOneTuple(t *testing.T) {
 	}
 }
 
+// TestEqualTuplesTranslated: a connection whose original tuple is its own inverse has
+// another reply tuple once it is translated, and is found by both.
+func TestEqualTuplesTranslated(t *testing.T) {
+	for _, shards := range []int{1, 2, 4} {
+		b := newBox(t, shards, "*nat\n-A POSTROUTING -j SNAT --to-source 192.0.2.1\nCOMMIT\n")
+		sent := packet.AppendIP(nil, packet.IP{Src: serverIP, Dst: serverIP}, 99, make([]byte, 20))
+		back := packet.AppendIP(nil, packet.IP{Src: serverIP, Dst: publicIP}, 99, make([]byte, 20))
+		for i, want := range []struct {
+			d     []byte
+			state flow.State
+			dir   flow.Direction
+		}{{sent, flow.New, flow.Original}, {sent, flow.New, flow.Original}, {back, flow.Established, flow.Reply}, {sent, flow.Established, flow.Original}} {
+			if out, v := b.pass(i%2, bytes.Clone(want.d)); out == nil || v.State != want.state || v.Dir != want.dir {
+				t.Errorf("%d shards, packet %d: %v %v %v %v", shards, i, v.Action, v.State, v.Dir, v.Reason)
+			}
+		}
+		if b.len() != 1 {
+			t.Errorf("%d connections", b.len())
+		}
+	}
+}
+
 // TestDroppedLeavesNoClaim: what was claimed for a connection that does not come into
 // the table is given back.
 func TestDroppedLeavesNoClaim(t *testing.T) {
