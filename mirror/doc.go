@@ -12,13 +12,15 @@
 //
 // A subscription may lose messages (ENOBUFS), and some changes the kernel never tells:
 // IPv4 routes vanish with their interface in silence. Each time, the state that may be
-// wrong is dirty, and read anew by a full dump on a socket of its own. The subscription
-// is read on meanwhile, and what it said since the dump began is applied once more to
-// the outcome: each message has the whole of what it is about, so that the last one
-// counts, whether the dump has seen it or not. A dump that the kernel marks as
-// interrupted, or during which messages were lost, is done again, later each time, and
-// its outcome taken only if several came out that way. A subscription that ends is
-// made again for as long as it takes; what it said before stays in force.
+// wrong is dirty, and read anew by a full dump on a socket of its own; after ENOBUFS not
+// before everything that was kept is read, since the kernel drops all until then, and
+// says so but once. The subscription is read on meanwhile, and what it said since the
+// dump began is applied once more to the outcome: each message has the whole of what it
+// is about, so that the last one counts, whether the dump has seen it or not. A dump
+// that the kernel marks as interrupted, or during which messages were lost, is done
+// again, later each time, and its outcome taken only if several came out that way. A
+// subscription that ends is made again for as long as it takes; what it said before
+// stays in force.
 //
 // # Threads
 //

@@ -16,6 +16,9 @@ type socket struct {
 	conn syscall.RawConn
 	seq  uint32
 	buf  []byte
+	// congested: the kernel has said that it drops messages, and goes on to do so
+	// without a word until there are none left to read (NETLINK_S_CONGESTED).
+	congested bool
 }
 
 // openSocket opens a socket of a netlink protocol in the network namespace of the
@@ -56,8 +59,13 @@ func (s *socket) join(size int, groups []int) (err error) {
 	return nil
 }
 
+// errDrained says that all is read that was there before the kernel dropped messages:
+// what it tells from now on is kept again.
+var errDrained = errors.New("messages were dropped until now")
+
 // receive waits for a datagram and appends it to b, and then all that are there
-// already, until b has limit bytes.
+// already, until b has limit bytes. The error is ENOBUFS when the kernel begins to drop
+// messages, and errDrained when it has ended to do so.
 func (s *socket) receive(b []byte, limit int) ([]byte, error) {
 	var failed error
 	if s.buf == nil {
@@ -70,8 +78,13 @@ func (s *socket) receive(b []byte, limit int) ([]byte, error) {
 			case errors.Is(err, unix.EINTR):
 				continue
 			case errors.Is(err, unix.EAGAIN):
+				if s.congested {
+					s.congested, failed = false, errDrained
+					return true
+				}
 				return len(b) > 0
 			case err != nil:
+				s.congested = s.congested || errors.Is(err, unix.ENOBUFS)
 				failed = err
 				return true
 			}
@@ -257,6 +270,9 @@ type subscription struct {
 	size   int
 	sock   *socket
 	batch  chan batch
+	// congested: the kernel drops messages at present. What is read by a dump now
+	// would be old before it could be kept up to date. Run's.
+	congested bool
 }
 
 // batch is messages as they came, or the reason why there are none. The bytes are the
@@ -271,8 +287,8 @@ type batch struct {
 // batchBytes is how many bytes of messages are handed over at once.
 const batchBytes = 1 << 16
 
-// read hands over what comes until the socket is closed or fails for good. Messages
-// that the kernel could not keep are ENOBUFS, and it goes on.
+// read hands over what comes until the socket is closed or fails for good. It goes on
+// after ENOBUFS and errDrained, which it hands over.
 func (s *subscription) read(sock *socket, stop <-chan struct{}) {
 	for {
 		b, err := sock.receive(nil, batchBytes)
@@ -282,7 +298,7 @@ func (s *subscription) read(sock *socket, stop <-chan struct{}) {
 			}
 			b = nil
 		}
-		if !s.give(batch{s, sock, b, err}, stop) || err != nil && !errors.Is(err, unix.ENOBUFS) {
+		if !s.give(batch{s, sock, b, err}, stop) || err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, errDrained) {
 			return
 		}
 	}

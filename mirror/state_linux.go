@@ -229,7 +229,7 @@ func (m *Mirror) settle(now time.Time) time.Duration {
 	}
 	for p := range numParts {
 		s := &m.parts[p]
-		if s.dirty && !s.running && until(s.notBefore) {
+		if s.dirty && !s.running && !m.subscriptionOf(p).congested && until(s.notBefore) {
 			m.start(p, now)
 		}
 	}
@@ -237,6 +237,14 @@ func (m *Mirror) settle(now time.Time) time.Duration {
 		m.publish(now)
 	}
 	return next
+}
+
+// subscriptionOf returns the subscription that tells of a part.
+func (m *Mirror) subscriptionOf(p Part) *subscription {
+	if p == Neighbours {
+		return m.subs[1]
+	}
+	return m.subs[0]
 }
 
 // publishGap is the least time between two Tables, so that what comes at once makes
@@ -366,11 +374,17 @@ func (m *Mirror) take(b batch) {
 	case b.err == nil:
 	case errors.Is(b.err, unix.ENOBUFS):
 		m.overruns.Add(1)
+		b.from.congested = true
 		for _, p := range parts {
 			m.dirty(p, "the kernel had more to tell than there was room for", false)
 		}
 	case b.sock != b.from.sock:
 		return // it was closed, since it had ended
+	case errors.Is(b.err, errDrained):
+		b.from.congested = false
+		for _, p := range parts { // a dump that began before may be older than what was dropped
+			m.dirty(p, "the kernel had more to tell than there was room for", false)
+		}
 	default:
 		m.restart(b.from, b.err)
 		for _, p := range parts {
@@ -399,6 +413,7 @@ func (m *Mirror) restart(s *subscription, why error) {
 	m.restarts.Add(1)
 	m.say("a netlink subscription ended and is made again", "error", why)
 	_ = s.sock.close()
+	s.congested = false
 	if err := m.cfg.InNamespace(func() error { return m.subscribe(s) }); err != nil {
 		m.log.Error("the kernel's routes cannot be followed: what is known stays in force, and it is tried again", "error", err)
 		m.running.Go(func() {
