@@ -20,7 +20,8 @@ type Extra struct {
 	// Masqueraded is the interface by which a masqueraded connection leaves, plus
 	// one; 0 if it is not masqueraded (nf_conn_nat.masq_index).
 	Masqueraded uint8
-	_           uint8
+	// MasterHelper is the helper of the connection's master, 0 for none.
+	MasterHelper HelperID
 	// Counted is the list of the rules that count the connection (connlimit), 0 for none.
 	Counted uint32 // here the first cache line ends: all that translation needs
 

@@ -45,26 +45,48 @@ func (c *compiler) match(m syntax.Match) ([]condition, error) {
 	switch m := m.(type) {
 	case *syntax.AddrType:
 		return addrType(m), nil
+	case *syntax.AH:
+		return ah(m), nil
+	case *syntax.Cluster:
+		return cluster(m), nil
 	case *syntax.Comment:
 		return nil, nil
 	case *syntax.ConnBytes:
 		return connBytes(m), nil
+	case *syntax.ConnLabel:
+		return connLabel(m), nil
 	case *syntax.ConnLimit:
 		return c.connLimit(m), nil
 	case *syntax.Conntrack:
 		return conntrack(m), nil
+	case *syntax.CPU:
+		return cpu(m), nil
+	case *syntax.DCCP:
+		return dccp(m), nil
 	case *syntax.DSCP:
 		return dscp(m), nil
+	case *syntax.ECN:
+		return ecn(m), nil
+	case *syntax.ESP:
+		return esp(m), nil
+	case *syntax.EUI64:
+		return eui64(m), nil
 	case *syntax.Frag:
 		return frag(m), nil
 	case *syntax.HashLimit:
 		return c.hashLimit(m), nil
+	case *syntax.Helper:
+		return helper(m), nil
 	case *syntax.Hops:
 		return hopLimit(m), nil
 	case *syntax.ICMP:
 		return icmp(m), nil
+	case *syntax.IPComp:
+		return ipComp(m), nil
 	case *syntax.IPRange:
 		return ipRange(m), nil
+	case *syntax.IPv6Header:
+		return ipv6Header(m), nil
 	case *syntax.Length:
 		return length(m), nil
 	case *syntax.Limit:
@@ -73,28 +95,44 @@ func (c *compiler) match(m syntax.Match) ([]condition, error) {
 		return macSource(m), nil
 	case *syntax.Mark:
 		return mark(m), nil
+	case *syntax.MH:
+		return mobility(m), nil
 	case *syntax.MultiPort:
 		return multiPort(m, c.proto), nil
+	case *syntax.Opts:
+		return headerOptions(m), nil
 	case *syntax.PktType:
 		return pktType(m), nil
+	case *syntax.Policy:
+		return ipsecPolicy(m), nil
 	case *syntax.Ports:
 		return ports(m), nil
+	case *syntax.Quota:
+		return c.quota(m), nil
 	case *syntax.Recent:
 		return c.recent(m), nil
 	case *syntax.RPFilter:
 		return rpFilter(m), nil
 	case *syntax.RT:
 		return routingHeader(m), nil
+	case *syntax.SCTP:
+		return sctp(m), nil
 	case *syntax.State:
 		return state(m), nil
 	case *syntax.Statistic:
 		return c.statistic(m), nil
+	case *syntax.String:
+		return text(m), nil
 	case *syntax.TCP:
 		return tcp(m), nil
 	case *syntax.TCPMSSValue:
 		return tcpMSS(m), nil
+	case *syntax.Time:
+		return timeOf(m), nil
 	case *syntax.TOS:
 		return tos(m), nil
+	case *syntax.U32:
+		return u32(m), nil
 	}
 	return nil, fmt.Errorf("match %s is not compiled", m.Name())
 }

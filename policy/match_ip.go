@@ -138,14 +138,6 @@ func frag(*syntax.Frag) []condition {
 	return []condition{pure(func(*View) bool { return false })}
 }
 
-// routingHeader compiles ip6t_rt.
-func routingHeader(m *syntax.RT) []condition {
-	return []condition{varying(func(v *View) bool {
-		h := v.P.RoutingHeader()
-		return h != nil && (!m.Type.Set || (uint64(h[2]) == m.Type.N) != m.Type.Not) && (!m.SegsLeft.Set || m.SegsLeft.Has(uint64(h[3])))
-	})}
-}
-
 // rpFilter compiles xt_rpfilter. Routes change, so the answer varies.
 func rpFilter(m *syntax.RPFilter) []condition {
 	return []condition{varying(func(v *View) bool {

@@ -21,6 +21,9 @@ func (c *chain) run(v *View) Verdict {
 	for i := range c.rules {
 		r := &c.rules[i]
 		if !r.base(v) {
+			if v.dropped {
+				return Drop
+			}
 			continue
 		}
 		if !r.matches(v) {
@@ -30,6 +33,9 @@ func (c *chain) run(v *View) Verdict {
 			continue
 		}
 		v.count(r.count)
+		if v.dropped { // an inverted match holds of a packet that it drops
+			return Drop
+		}
 		verdict := Continue
 		switch {
 		case r.jump != nil:
@@ -62,12 +68,21 @@ func (r *rule) act(v *View) Verdict {
 	return r.action.do(v)
 }
 
-// base reports whether a packet has the rule's addresses, interfaces and protocol.
+// base reports whether a packet has the rule's addresses, interfaces and protocol. A
+// rule for a protocol drops an IPv6 packet whose protocol is cut off (ip6_packet_match).
 func (r *rule) base(v *View) bool {
-	return differs(&v.Src, &r.src, &r.srcMask) == r.notSrc &&
-		differs(&v.Dst, &r.dst, &r.dstMask) == r.notDst &&
-		r.in>>(v.In&63)&1 != 0 && r.out>>(v.Out&63)&1 != 0 &&
-		(r.anyProto || (v.P.Proto == r.proto) != r.notProto) && !r.never
+	if differs(&v.Src, &r.src, &r.srcMask) != r.notSrc ||
+		differs(&v.Dst, &r.dst, &r.dstMask) != r.notDst ||
+		r.in>>(v.In&63)&1 == 0 || r.out>>(v.Out&63)&1 == 0 || r.never {
+		return false
+	}
+	if r.anyProto {
+		return true
+	}
+	if v.chainCut() {
+		return v.hotdrop()
+	}
+	return (v.P.Proto == r.proto) != r.notProto
 }
 
 func differs(a, b, mask *flow.Addr) bool {

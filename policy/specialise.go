@@ -239,6 +239,10 @@ func (c *Code) Run(h Hook, v *View) Verdict {
 					break
 				}
 			}
+			if v.dropped { // an inverted match holds of a packet that it drops
+				v.count(o.count)
+				return Drop
+			}
 		case opAct:
 			if verdict := o.rule.act(v); verdict != Continue {
 				return verdict

@@ -28,9 +28,12 @@ type View struct {
 	Conn    *flow.Conn
 	Extra   *flow.Extra // nil: none
 
-	Mark     uint32 // of the packet
-	ConnMark uint32 // of the connection; rules may set it
-	Now      int64  // milliseconds
+	Mark     uint32      // of the packet
+	ConnMark uint32      // of the connection; rules may set it
+	Labels   flow.Labels // of the connection; rules may set some
+	CPU      int         // number of the shard
+	Now      int64       // milliseconds
+	Wall     int64       // nanoseconds since 1970
 	Random   *nat.Rand
 	Env      Env
 
@@ -139,6 +142,9 @@ func (v *View) hotdrop() bool {
 // portsOrSPI returns the ports of a packet, or the halves of its SPI: zero for
 // protocols that have neither, ok false if they are cut off (proto_ports_offset).
 func (v *View) portsOrSPI() (src, dst uint16, ok bool) {
+	if v.P.L4 == 0 { // the extension headers lead nowhere (ipv6_skip_exthdr)
+		return 0, 0, false
+	}
 	at := 0
 	switch p := v.P.Proto; {
 	case p.HasPorts() || p == protoESP:

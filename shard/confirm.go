@@ -56,11 +56,11 @@ func (s *Shard) confirm(t *transit) flow.Reason {
 func (s *Shard) takeOver(t *transit) {
 	view, u := &t.view, &t.un
 	timeouts := s.forward.Timeouts[view.Timeout]
-	if view.ConnMark == 0 && view.Member == 0 && view.Helper == 0 && timeouts == 0 && !u.conn.Extended() {
+	if view.ConnMark == 0 && view.Member == 0 && view.Helper == 0 && timeouts == 0 && view.Labels == (flow.Labels{}) && !u.conn.Extended() {
 		return
 	}
 	u.extend()
-	u.extra.Mark, u.extra.Counted = flow.Mark(view.ConnMark), view.Member
+	u.extra.Mark, u.extra.Counted, u.extra.Labels = flow.Mark(view.ConnMark), view.Member, view.Labels
 	if view.Helper != 0 {
 		u.extra.Helper = view.Helper
 		u.conn.Status |= flow.Helper
@@ -71,7 +71,7 @@ func (s *Shard) takeOver(t *transit) {
 }
 
 // writeBack writes back what rules made of a connection that is in the table: its
-// mark, and that they count it.
+// mark, its labels, and that they count it.
 func (s *Shard) writeBack(t *transit) {
 	if t.ref.at != inTable || !t.view.Tracked {
 		return
@@ -80,6 +80,10 @@ func (s *Shard) writeBack(t *transit) {
 	x := s.table.Extra(i)
 	if x == nil && mark != 0 || x != nil && x.Mark != mark {
 		s.setMark(i, mark)
+		s.observe(flow.EventUpdate, i)
+	}
+	if x = s.table.Extra(i); x == nil && t.view.Labels != (flow.Labels{}) || x != nil && x.Labels != t.view.Labels {
+		s.table.Extend(i).Labels = t.view.Labels
 		s.observe(flow.EventUpdate, i)
 	}
 	s.keepMembers(t)

@@ -224,7 +224,7 @@ func (s *Shard) initExtra(p *packet.Packet, u *unconfirmed) {
 		t := p.Tuple()
 		if m, ok := s.cfg.Expect.Match(&t, s.now); ok {
 			u.extend()
-			u.extra.Master, u.extra.Mark = m.Master, m.Mark
+			u.extra.Master, u.extra.Mark, u.extra.MasterHelper = m.Master, m.Mark, m.Helper
 			u.conn.Status |= flow.Expected
 		}
 	}

@@ -81,7 +81,7 @@ func (t *transit) reset(s *Shard, p *packet.Packet, n int, v *Verdict) {
 	t.view = policy.View{
 		P: p, In: p.In, Out: -1, State: flow.Invalid,
 		Src: e.src, Dst: e.dst, SrcPort: e.sport, DstPort: e.dport,
-		Now: s.now, Random: s.forward.rand, Env: t, Counts: s.forward.counts,
+		Now: s.now, Wall: s.wall(), CPU: s.cfg.Number, Random: s.forward.rand, Env: t, Counts: s.forward.counts,
 		Members: &s.forward.members,
 	}
 }
@@ -108,7 +108,7 @@ func (t *transit) attach() {
 	view.Conn, view.Extra = t.conn()
 	view.Tracked = view.Conn != nil
 	if view.Extra != nil {
-		view.ConnMark = uint32(view.Extra.Mark)
+		view.ConnMark, view.Labels = uint32(view.Extra.Mark), view.Extra.Labels
 	}
 	if t.ref.at == inTable {
 		t.s.forward.members.Release(view.Member) // what table raw took for the beginning of one

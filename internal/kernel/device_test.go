@@ -216,7 +216,7 @@ func newDevice(n int, l *lab, f flow.Family, rules string) (*device, error) {
 	for i := range n {
 		s, err := shard.New(shard.Config{
 			L4: l4.Linux(), Checks: packet.Checks{Transport: true}, MaxConns: conns, Forwards: true, Translates: true,
-			Seed: 7 + uint64(i), Number: i, Shards: n, NAT: shared,
+			Seed: 7 + uint64(i), Number: i, Shards: n, NAT: shared, Epoch: time.Now().UnixNano(),
 			Secret: flow.Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db, 0x8ebc6af09c88c6e3},
 		}, 0)
 		if err != nil {

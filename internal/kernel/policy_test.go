@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
@@ -319,4 +320,136 @@ func TestDCCPAgrees(t *testing.T) {
 	agree(t, flow.IPv4, "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n-A PREROUTING -d 10.2.2.1/32 -p dccp -j DNAT --to-destination 10.2.2.2\n"+
 		"-A POSTROUTING -p dccp -j SNAT --to-source 10.2.2.200\nCOMMIT\n",
 		d(A, 1, 1, 1000, 80), d(A, 1, 1, 1001, 80), d(A, 2, 1, 1000, 80), d(A, 1, 3, 1000, 80))
+}
+
+// matching is rules that count what each of some matches matches.
+func matching(matches []string) string {
+	var b strings.Builder
+	b.WriteString("*filter\n:FORWARD ACCEPT [0:0]\n")
+	for _, m := range matches {
+		b.WriteString("-A FORWARD " + m + "\n")
+	}
+	b.WriteString("COMMIT\n")
+	return b.String()
+}
+
+func raw4(proto flow.Proto, payload ...byte) said {
+	return said{from: A, d: packet.AppendIP(nil, between(A, 1, 1, flow.IPv4), proto, payload)}
+}
+
+// TestMatchesAgree: matches of headers and of content, by ip_tables and by nf_tables.
+func TestMatchesAgree(t *testing.T) {
+	ip := between(A, 1, 1, flow.IPv4)
+	segment := func(flags packet.TCPFlags, payload string) said {
+		return said{from: A, d: packet.AppendTCP(nil, ip, 1000, 80, packet.Segment{Seq: 1, Flags: flags, Window: 5, Payload: []byte(payload)})}
+	}
+	chunk := func(typ, flags byte, n int) []byte { return packet.AppendChunk(nil, typ, flags, make([]byte, n)) }
+	sctp := func(chunks ...[]byte) said {
+		return said{from: A, d: packet.AppendSCTP(nil, ip, 1000, 80, 7, slices.Concat(chunks...))}
+	}
+	tos := func(n byte, s said) said {
+		binary.BigEndian.PutUint16(s.d[10:], 0)
+		s.d[1] = n
+		sum := uint32(0)
+		for i := 0; i < 20; i += 2 {
+			sum += uint32(binary.BigEndian.Uint16(s.d[i:]))
+		}
+		binary.BigEndian.PutUint16(s.d[10:], ^uint16(sum+sum>>16))
+		return s
+	}
+	dccp := func(x, typ, doff byte, more ...byte) said {
+		return raw4(33, append([]byte{3, 232, 0, 80, doff, 0, 0, 0, typ<<1 | x, 0, 0, 1}, more...)...)
+	}
+	text := func(s string) said { return said{from: A, d: packet.AppendUDP(nil, ip, 1000, 53, []byte(s))} }
+	script := []said{
+		raw4(51, 0, 4, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 9), raw4(51, 0, 4, 0, 1, 0, 0, 0, 9, 0, 0, 0, 1), raw4(51, 0, 4, 0, 0, 0xff, 0, 0, 5, 0, 0, 0, 2),
+		raw4(50, 0, 0, 0, 5, 0, 0, 0, 1), raw4(50, 0, 0, 1, 5, 0, 0, 0, 1), raw4(108, 4, 0, 0, 3), raw4(108, 4, 7, 0, 0), raw4(108, 4, 0, 0xff, 0xff),
+		dccp(0, 0, 4, 0, 0, 0, 1), dccp(0, 2, 3), dccp(1, 3, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1), dccp(0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 3, 1, 12, 2, 0, 0, 0),
+		dccp(0, 2, 4, 12, 2, 5, 2), dccp(0, 2, 4, 1, 1, 12, 0), dccp(0, 2, 2), dccp(0, 2, 9, 5, 2), dccp(0, 10, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), dccp(0, 9, 5, 5, 5, 5, 5, 5, 5, 5, 5),
+		sctp(chunk(1, 0, 16)), sctp(chunk(0, 3, 4), chunk(3, 0, 4)), sctp(chunk(0, 2, 5)), sctp(chunk(6, 1, 0)), sctp(chunk(6, 0, 0)), sctp(chunk(10, 0, 3), chunk(0, 7, 1), chunk(0, 0, 1)),
+		sctp(), sctp([]byte{0, 0, 0, 0}), sctp([]byte{0, 3, 0, 4, 6, 1}), sctp([]byte{0, 3, 0, 200}), sctp(chunk(193, 0, 1), chunk(128, 0, 1)), sctp(chunk(255, 0, 1)),
+		tos(0, segment(packet.SYN, "")), tos(1, segment(packet.SYN|packet.ECE|packet.CWR, "")), tos(2, segment(packet.ACK|packet.ECE, "")), tos(3, segment(packet.CWR|packet.RST, "")),
+		tos(0xfe, text("hello world")), text("HELLO WORLD"), text("say hello"), text("hell"), text("h\xe9llo \xdf\xff\xf7"), text("H\xc9LLO \xbf\xdf\xd7"), text(strings.Repeat("x", 900) + "hello"), text("a\x00b\x00\xde\xad"),
+		segment(packet.ACK, "GET / HTTP/1.0\r\n\r\n"), text(""), raw4(99), raw4(99, 1, 2, 3, 4), udpDatagram(A, 2, 1, flow.IPv4, 7, 9, 100), udpDatagram(A, 3, 2, flow.IPv4, 7, 9, 1000),
+		udpDatagram(A, 4, 2, flow.IPv4, 7, 9, 400), udpDatagram(B, 4, 2, flow.IPv4, 7, 9, 400), udpDatagram(B, 2, 4, flow.IPv4, 9, 7, 400),
+	}
+	loaded := []string{
+		"-m ecn --ecn-ip-ect 0", "-m ecn ! --ecn-ip-ect 2", "-p tcp -m ecn --ecn-tcp-ece", "-p tcp -m ecn ! --ecn-tcp-cwr", "-p tcp -m ecn --ecn-tcp-ece ! --ecn-tcp-cwr --ecn-ip-ect 2",
+		`-m string --string "hello" --algo bm`, `-m string --string "hello" --algo kmp`, `-m string ! --string "hello" --algo bm`, `-m string --string "Hello W" --algo bm --icase`,
+		`-m string --string "Hello W" --algo kmp --icase`, `-m string --string "hello" --algo bm --from 28`, `-m string --string "hello" --algo bm --from 29`, `-m string --string "hello" --algo bm --to 33`,
+		`-m string --string "hello" --algo bm --to 32`, `-m string --string "hello" --algo kmp --from 20 --to 40`, `-m string --hex-string "|00dead|" --algo bm`, `-m string --hex-string "|68e96c6c|" --algo bm --icase`,
+		`-m string --hex-string "|dfff|" --algo kmp --icase`, `-m string --hex-string "|f7|" --algo kmp --icase`, `-m string --hex-string "|4500|" --algo bm`, `-m string --hex-string "|0d0a|" --algo bm --from 40`,
+		`-m u32 --u32 "6&0xFF=0x11"`, `-m u32 --u32 "0>>22&0x3C@0>>16=1000"`, `-m u32 ! --u32 "6&0xFF=6,17&&4&0xffff=0"`, `-m u32 --u32 "0>>22&0x3C@12>>26&0x3C@0=0x47455420"`, `-m u32 --u32 "0x14=0:0xffffffff"`,
+		`-m u32 --u32 "0x18=0:0xffffffff"`, `-m u32 --u32 "0<<4>>4=0:0x5000100"`, `-m u32 --u32 "12@0=1"`, `-m u32 ! --u32 "12@0=1"`, `-m u32 --u32 "0<<31=0x80000000"`, `-m u32 --u32 "0>>31=0"`,
+		"-m quota --quota 300", "-m quota ! --quota 1000", "-m policy --dir in --pol none", "-m policy --dir out --pol none", "-m policy --dir in --pol ipsec",
+		"-m cluster --cluster-total-nodes 2 --cluster-local-node 1 --cluster-hash-seed 0xdeadbeef", "-m cluster --cluster-total-nodes 7 --cluster-local-nodemask 0x15 --cluster-hash-seed 5",
+		"-m cluster --cluster-total-nodes 32 ! --cluster-local-node 9 --cluster-hash-seed 0", "-m helper --helper ftp", "-m helper ! --helper ftp", "-m connlabel --label 5", "-m connlabel ! --label 5",
+		"-p udp -m connlabel --label 7 --set", "-m connlabel --label 7", "-m connlabel ! --label 7 --set", "-m time --datestart 2020-01-01", "-m time --datestop 2020-01-01", "-m time --timestart 06:00 --timestop 18:00", "-m time --timestart 18:00 --timestop 06:00", "-m time --timestart 18:00 --timestop 06:00 --contiguous --weekdays Mon,Wed,Fri,Sun",
+	}
+	for d := range 7 {
+		loaded = append(loaded, fmt.Sprintf("-m time --weekdays %d", d+1), fmt.Sprintf("-m time --monthdays %d,%d,%d,%d,%d", 4*d+1, 4*d+2, 4*d+3, 4*d+4, min(d+28, 31)))
+	}
+	for _, r := range []string{
+		"-p ah -m ah --ahspi 5", "-p ah -m ah ! --ahspi 6:9", "-p ah -m ah", "-p esp -m esp --espspi 5", "-p esp -m esp ! --espspi 5", "-p ipcomp -m ipcomp --ipcompspi 3", "-p ipcomp -m ipcomp", "-p ipcomp -m ipcomp ! --ipcompspi 0:5 --compres",
+		"-p dccp -m dccp --sport 1000", "-p dccp -m dccp ! --dport 80", "-p dccp -m dccp --dccp-types REQUEST,DATA", "-p dccp -m dccp ! --dccp-types RESET,INVALID", "-p dccp -m dccp --dccp-option 12", "-p dccp -m dccp ! --dccp-option 5",
+		"-p dccp -m dccp --dccp-types DATA --dccp-option 5", "-p sctp --chunk-types any INIT", "-p sctp --chunk-types all DATA,SACK", "-p sctp --chunk-types only DATA,SACK", "-p sctp ! --chunk-types any DATA,ABORT", "-p sctp --chunk-types any DATA:Be",
+		"-p sctp --chunk-types only DATA:B", "-p sctp --chunk-types all DATA:UBE,COOKIE_ECHO", "-p sctp ! --chunk-types all ABORT:T", "-p sctp --chunk-types any ALL", "-p sctp --chunk-types all NONE", "-p sctp --chunk-types only NONE", "-p sctp --chunk-types any ASCONF,ASCONF_ACK",
+	} { // each for itself: what is malformed is dropped by the first
+		t.Run(r, func(t *testing.T) { agreeLegacy(t, flow.IPv4, matching([]string{r}), script...) })
+	}
+	t.Run("all", func(t *testing.T) { agree(t, flow.IPv4, matching(loaded), script...) })
+	t.Run("all legacy", func(t *testing.T) { agreeLegacy(t, flow.IPv4, matching(loaded), script...) })
+}
+
+// TestExtensionMatchesAgree: matches of the extension headers of IPv6.
+func TestExtensionMatchesAgree(t *testing.T) {
+	ip := between(A, 1, 1, flow.IPv6)
+	chain := func(first byte, b ...byte) said {
+		s := said{from: A, d: packet.AppendIP(nil, ip, flow.Proto(first), b)}
+		return s
+	}
+	udp := packet.AppendUDP(nil, ip, 1000, 53, []byte("x"))[40:]
+	with := func(first byte, headers ...[]byte) said {
+		return chain(first, append(slices.Concat(headers...), udp...)...)
+	}
+	hop := func(next byte, opts ...byte) []byte { // padded with PadN
+		b := append([]byte{next, 0}, opts...)
+		if n := (8 - len(b)%8) % 8; n == 1 {
+			b = append(b, 0)
+		} else if n > 1 {
+			b = append(append(b, 1, byte(n-2)), make([]byte, n-2)...)
+		}
+		b[1] = byte(len(b)/8 - 1)
+		return b
+	}
+	route := func(next, typ, left byte, addrs ...netip.Addr) []byte {
+		b := []byte{next, byte(2 * len(addrs)), typ, left, 0, 0, 0, 0}
+		for _, a := range addrs {
+			b = append(b, a.AsSlice()...)
+		}
+		return b
+	}
+	auth := func(next, spi byte) []byte {
+		return []byte{next, 4, 0, 0, 0, 0, 0, spi, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2}
+	}
+	x, y, z := netip.MustParseAddr("2001:db8:9::1"), netip.MustParseAddr("2001:db8:9::2"), netip.MustParseAddr("2001:db8:9::3")
+	script := []said{
+		with(17), with(60, hop(17)), with(60, hop(17, 5, 2, 7, 7, 4, 0)), with(60, hop(17, 4, 1, 9, 0, 0, 5, 0)), with(60, hop(60, 4, 0), hop(17)),
+		with(43, route(17, 4, 0, x)), with(43, route(17, 0, 0, x, y)), with(43, route(17, 0, 0, x, z, y)), with(43, route(17, 2, 0, y)), with(43, route(17, 0, 0)),
+		with(51, auth(17, 5)), with(60, hop(51, 4, 0), auth(17, 9)), with(60, hop(43), route(51, 4, 0, x), auth(17, 5)), chain(50, 0, 0, 0, 5, 0, 0, 0, 1), chain(59), chain(60, append(hop(59), 1, 2)...),
+		chain(60, append(hop(50), 0, 0, 0, 7, 0, 0, 0, 1)...), chain(135, 59, 0, 5, 0, 0, 0, 0, 0), chain(135, 59, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), chain(58, 200, 0, 0, 0, 0, 0, 0, 0),
+		chain(60, 17), chain(60), chain(60, 17, 9, 1, 0), chain(51, 17), chain(51, 17, 4, 0, 0), chain(43, 17, 2, 0), chain(43, 17, 2, 0, 0, 0, 0, 0, 0), chain(50, 0, 0), chain(135, 59, 0, 1),
+	}
+	for _, r := range []string{
+		"-m dst --dst-len 8", "-m dst ! --dst-len 8", "-m dst", "-m dst --dst-opts 5:2", "-m dst --dst-opts 5", "-m dst --dst-opts 4:1,0,0,5", "-m dst --dst-opts 4:0", "-m dst --dst-opts 5:2,4:0", "-m dst --dst-opts 1,1", "-m hbh", "-m hbh --hbh-len 8",
+		"-m rt", "-m rt --rt-type 0", "-m rt ! --rt-type 0", "-m rt --rt-segsleft 1:9", "-m rt ! --rt-segsleft 0", "-m rt --rt-len 24", "-m rt ! --rt-len 24", "-m rt --rt-type 0 --rt-0-res", "-m rt --rt-type 0 --rt-0-addrs 2001:db8:9::1,2001:db8:9::2",
+		"-m rt --rt-type 0 --rt-0-addrs 2001:db8:9::1,2001:db8:9::2 --rt-0-not-strict", "-m rt --rt-type 0 --rt-0-addrs 2001:db8:9::1", "-m rt --rt-type 0 --rt-0-addrs 2001:db8:9::3 --rt-0-not-strict",
+		"-m ah --ahspi 5", "-m ah ! --ahspi 6:9", "-m ah --ahlen 24", "-m ah ! --ahlen 24", "-m ah --ahres", "-p esp -m esp --espspi 5", "-p esp -m esp",
+		"-m ipv6header --header prot", "-m ipv6header --header dst,prot", "-m ipv6header ! --header dst,prot", "-m ipv6header --header dst --soft", "-m ipv6header ! --header dst --soft", "-m ipv6header --header dst,auth --soft", "-m ipv6header ! --header route,auth --soft",
+		"-m ipv6header --header none", "-m ipv6header --header esp", "-m ipv6header --header dst,esp", "-m ipv6header --header hop,dst,route,frag,auth,esp,none,prot --soft", "-p mh -m mh --mh-type 5", "-p mh -m mh ! --mh-type 1:3", "-p mh -m mh",
+		"-p udp -m udp --dport 53", "-p esp", "-p 59", "-p udp -m multiport --dports 53", "-m eui64", "-m hashlimit --hashlimit-upto 1/min --hashlimit-burst 3 --hashlimit-mode dstport --hashlimit-name x",
+		"-m cluster --cluster-total-nodes 5 --cluster-local-node 2 --cluster-hash-seed 9", "-m cluster --cluster-total-nodes 5 ! --cluster-local-node 3 --cluster-hash-seed 77",
+	} {
+		t.Run(r, func(t *testing.T) { agreeLegacy(t, flow.IPv6, matching([]string{r}), script...) })
+	}
 }

@@ -205,9 +205,13 @@ const (
 	AddrBlackhole             // RTN_BLACKHOLE
 	AddrUnreachable           // RTN_UNREACHABLE
 	AddrProhibit              // RTN_PROHIBIT
+	AddrThrow                 // RTN_THROW
+	AddrNAT                   // RTN_NAT
+	AddrXResolve              // RTN_XRESOLVE
 )
 
-var addrTypeNames = []string{"UNSPEC", "UNICAST", "LOCAL", "BROADCAST", "ANYCAST", "MULTICAST", "BLACKHOLE", "UNREACHABLE", "PROHIBIT"}
+var addrTypeNames = []string{"UNSPEC", "UNICAST", "LOCAL", "BROADCAST", "ANYCAST", "MULTICAST", "BLACKHOLE", "UNREACHABLE", "PROHIBIT",
+	"THROW", "NAT", "XRESOLVE"}
 
 // AddrTypeSet is a list of types of addresses.
 type AddrTypeSet struct {
@@ -253,7 +257,12 @@ func (m *AddrType) options() []option {
 	}
 }
 
-func (m *AddrType) check(*Rule, place) error { return atLeastOne(m.options()) }
+func (m *AddrType) check(_ *Rule, at place) error {
+	if all := m.Src.Types | m.Dst.Types; at.family == flow.IPv6 && (all >= AddrProhibit || all&AddrBroadcast != 0) {
+		return errors.New("IPv6 has no BROADCAST, and PROHIBIT, THROW, NAT and XRESOLVE are not for it")
+	}
+	return atLeastOne(m.options())
+}
 
 // PktType is xt_pkttype.
 type PktType struct{ Type Word }
@@ -303,23 +312,6 @@ func (m *Frag) options() []option {
 }
 
 func (m *Frag) check(*Rule, place) error { return nil }
-
-// RT is ip6t_rt, for type and segments left of a routing header.
-type RT struct {
-	Type     Number
-	SegsLeft Span
-}
-
-func newRT() *RT { return &RT{Number{max: 255}, Span{max: 1<<32 - 1}} }
-
-// Name returns the name of the match.
-func (m *RT) Name() string { return "rt" }
-
-func (m *RT) options() []option {
-	return []option{{name: "--rt-type", value: &m.Type}, {name: "--rt-segsleft", value: &m.SegsLeft}}
-}
-
-func (m *RT) check(*Rule, place) error { return nil }
 
 // RPFilter is xt_rpfilter: whether an answer would leave by the interface that the
 // packet came by.

@@ -35,6 +35,18 @@ type Given struct{ Set, Not bool }
 func (g *Given) state() *Given { return g }
 func (g *Given) want() int     { return 1 }
 
+// writer is a match or target that prints its options by itself.
+type writer interface{ write(b *strings.Builder) }
+
+// writeAll prints the options of a match or target.
+func writeAll(b *strings.Builder, m interface{ options() []option }) {
+	if w, ok := m.(writer); ok {
+		w.write(b)
+		return
+	}
+	writeOptions(b, m.options())
+}
+
 // writeOptions prints the options that are set, in their order.
 func writeOptions(b *strings.Builder, opts []option) {
 	for _, o := range opts {
@@ -81,7 +93,10 @@ type Number struct {
 	Given
 	N   uint64
 	max uint64 // 0: 2^32-1
-	hex bool   // printed in hexadecimal
+	hex bool   // printed in hexadecimal, two digits at least
+	// plainHex: printed in hexadecimal
+	plainHex bool
+	wide     bool // printed in hexadecimal, eight digits
 }
 
 func parseNumber(s string, most uint64) (uint64, error) {
@@ -105,8 +120,13 @@ func (n *Number) read(args []string) (err error) {
 }
 
 func (n *Number) text() string {
-	if n.hex {
+	switch {
+	case n.hex:
 		return fmt.Sprintf("0x%02x", n.N)
+	case n.wide:
+		return fmt.Sprintf("0x%08x", n.N)
+	case n.plainHex:
+		return fmt.Sprintf("0x%x", n.N)
 	}
 	return strconv.FormatUint(n.N, 10)
 }
@@ -119,6 +139,7 @@ type Span struct {
 	open   bool   // "5:" is printed for a range to the maximum
 	port   bool   // names of services are read
 	always bool   // both ends are printed even if equal
+	whole  bool   // from 0 to the maximum is not printed
 }
 
 func (s *Span) read(args []string) error {
@@ -152,6 +173,9 @@ func (s *Span) read(args []string) error {
 	}
 	if err == nil && s.Lo > s.Hi {
 		err = errors.New("the range is backwards")
+	}
+	if s.whole && s.Lo == 0 && s.Hi == s.max && !s.Not {
+		s.Set = false
 	}
 	return err
 }

@@ -162,9 +162,6 @@ func (p *ruleParser) hint() string {
 }
 
 func (p *ruleParser) find(name string) (option, bool) {
-	if o, ok := pick(p.rule.Base.options(), name); ok {
-		return o, true
-	}
 	if p.rule.Target != nil {
 		if o, ok := pick(p.rule.Target.options(), name); ok {
 			return o, true
@@ -174,6 +171,9 @@ func (p *ruleParser) find(name string) (option, bool) {
 		if o, ok := pick(m.options(), name); ok {
 			return o, true
 		}
+	}
+	if o, ok := pick(p.rule.Base.options(), name); ok { // last: -m policy has a --proto of its own
+		return o, true
 	}
 	// -p tcp --dport means -p tcp -m tcp --dport
 	if proto, ok := p.rule.Base.Proto.Only(); ok {

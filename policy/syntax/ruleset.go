@@ -119,7 +119,7 @@ func (r *Rule) Text(chain string) string {
 	r.Base.write(&b)
 	for _, m := range r.Matches {
 		b.WriteString(" -m " + m.Name())
-		writeOptions(&b, m.options())
+		writeAll(&b, m)
 	}
 	switch {
 	case r.Goto:
@@ -128,7 +128,7 @@ func (r *Rule) Text(chain string) string {
 		b.WriteString(" -j " + quote(r.Jump))
 	case r.Target != nil:
 		b.WriteString(" -j " + r.Target.Name())
-		writeOptions(&b, r.Target.options())
+		writeAll(&b, r.Target)
 	}
 	return b.String()
 }
