@@ -210,3 +210,24 @@ func TestRecompileUnderWorkers(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 }
+
+// TestNoAllocations: rules that remember, and matches that look into packets, allocate
+// nothing while they run.
+func TestNoAllocations(t *testing.T) {
+	rules := accept + "-A FORWARD -m limit --limit 1/sec\n-A FORWARD -m hashlimit --hashlimit-upto 5/sec --hashlimit-mode srcip,dstip,srcport --hashlimit-name a\n" +
+		"-A FORWARD -m recent --set --name x\n-A FORWARD -m recent --update --seconds 5 --hitcount 3 --reap --name x\n-A FORWARD -m recent --remove --name x\n" +
+		"-A FORWARD -m connlimit --connlimit-above 5\n-A FORWARD -m statistic --mode nth --every 3\n-A FORWARD -m quota --quota 100000\n" +
+		"-A FORWARD -m string --string abc --algo bm --icase\n-A FORWARD -m u32 --u32 \"0>>22&0x3C@0>>16=1000\"\n-A FORWARD -m time --weekdays Mon\n" +
+		"-A FORWARD -p udp -m udp --dport 53\n-A FORWARD -m conntrack --ctstate NEW --ctproto 17\n-A FORWARD -m ecn --ecn-ip-ect 0\n-A FORWARD -m connlabel --label 5 --set\n" +
+		"-A FORWARD -m helper --helper ftp\n-A FORWARD -m cpu --cpu 0\n-A FORWARD -m policy --dir in --pol none\nCOMMIT\n"
+	p := compile(t, rules, flow.IPv4, nil)
+	v := viewOf(t, p, datagram("10.1.0.1", 1000, 50), 5)
+	v.Tracked, v.Conn = true, &flow.Conn{}
+	if n := testing.AllocsPerRun(1000, func() {
+		p.Run(FilterForward, v)
+		v.Members.Release(v.Member)
+		v.Member = 0
+	}); n != 0 {
+		t.Errorf("%v allocations a packet", n)
+	}
+}
