@@ -18,12 +18,7 @@ const (
 )
 
 // Index returns 0 for IPv4 and 1 for IPv6: the place of a family in an array of two.
-func (f Family) Index() int {
-	if f == IPv4 {
-		return 0
-	}
-	return 1
-}
+func (f Family) Index() int { return int(f >> 3 & 1) }
 
 func (f Family) String() string {
 	switch f {
@@ -53,8 +48,14 @@ const (
 // HasPorts reports whether the transport header of p begins with a source and a
 // destination port of 16 bits each.
 func (p Proto) HasPorts() bool {
+	return p.TracksPorts() || p == DCCP
+}
+
+// TracksPorts reports whether connections of p are told apart, and translated, by their
+// ports: DCCP has them, but no tracker since Linux 6.16.
+func (p Proto) TracksPorts() bool {
 	switch p {
-	case TCP, UDP, UDPLite, SCTP, DCCP:
+	case TCP, UDP, UDPLite, SCTP:
 		return true
 	}
 	return false

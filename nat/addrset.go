@@ -29,19 +29,19 @@ func NewAddrSet(ranges []AddrRange, all bool) *AddrSet {
 	ranges = slices.Clone(ranges)
 	slices.SortFunc(ranges, func(a, b AddrRange) int {
 		switch {
-		case less(a.Lo, b.Lo):
+		case a.Lo.Less(b.Lo):
 			return -1
-		case less(b.Lo, a.Lo):
+		case b.Lo.Less(a.Lo):
 			return 1
 		}
 		return 0
 	})
 	for _, r := range ranges {
-		if less(r.Hi, r.Lo) {
+		if r.Hi.Less(r.Lo) {
 			continue
 		}
-		if n := len(s.ranges); n > 0 && !less(s.ranges[n-1].Hi, r.Lo) { // they overlap
-			if less(s.ranges[n-1].Hi, r.Hi) {
+		if n := len(s.ranges); n > 0 && !s.ranges[n-1].Hi.Less(r.Lo) { // they overlap
+			if s.ranges[n-1].Hi.Less(r.Hi) {
 				s.ranges[n-1].Hi = r.Hi
 			}
 			continue
@@ -93,8 +93,8 @@ func (s *AddrSet) Has(a flow.Addr) bool {
 }
 
 func (s *AddrSet) search(a flow.Addr) bool {
-	i := sort.Search(len(s.ranges), func(i int) bool { return !less(s.ranges[i].Hi, a) })
-	return i < len(s.ranges) && !less(a, s.ranges[i].Lo)
+	i := sort.Search(len(s.ranges), func(i int) bool { return !s.ranges[i].Hi.Less(a) })
+	return i < len(s.ranges) && !a.Less(s.ranges[i].Lo)
 }
 
 // Touches reports whether one of the addresses of t, a tuple or its key, is in the set.
@@ -112,8 +112,8 @@ func (s *AddrSet) Covers(o *AddrSet) bool {
 		if s == nil {
 			return false
 		}
-		i := sort.Search(len(s.ranges), func(i int) bool { return !less(s.ranges[i].Hi, r.Lo) })
-		if i == len(s.ranges) || less(r.Lo, s.ranges[i].Lo) || less(s.ranges[i].Hi, r.Hi) {
+		i := sort.Search(len(s.ranges), func(i int) bool { return !s.ranges[i].Hi.Less(r.Lo) })
+		if i == len(s.ranges) || r.Lo.Less(s.ranges[i].Lo) || s.ranges[i].Hi.Less(r.Hi) {
 			return false // ranges that touch are one, or there is an address between them
 		}
 	}

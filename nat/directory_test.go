@@ -260,7 +260,7 @@ func TestAddrSetModel(t *testing.T) {
 				if rapid.Bool().Draw(t, "single") {
 					b = a
 				}
-				if less(b, a) {
+				if b.Less(a) {
 					a, b = b, a
 				}
 				ranges = append(ranges, AddrRange{a, b})
@@ -269,7 +269,7 @@ func TestAddrSetModel(t *testing.T) {
 		}
 		has := func(ranges []AddrRange, a flow.Addr) bool {
 			for _, r := range ranges {
-				if !less(a, r.Lo) && !less(r.Hi, a) {
+				if !a.Less(r.Lo) && !r.Hi.Less(a) {
 					return true
 				}
 			}

@@ -19,7 +19,7 @@ type Range struct {
 
 // Has reports whether the source of t lies in r (nf_in_range).
 func (r *Range) Has(t *flow.Tuple) bool {
-	if r.Addrs && (less(t.Src, r.Min) || less(r.Max, t.Src)) {
+	if r.Addrs && (t.Src.Less(r.Min) || r.Max.Less(t.Src)) {
 		return false
 	}
 	return !r.Ports || r.hasPort(t, true)
@@ -34,8 +34,6 @@ func (r *Range) hasPort(t *flow.Tuple, source bool) bool {
 // random reports whether a port is drawn for each connection, wanted or not
 // (NF_NAT_RANGE_PROTO_RANDOM_ALL).
 func (r *Range) random() bool { return r.Random || r.RandomFully }
-
-func less(a, b flow.Addr) bool { return a.Hi < b.Hi || a.Hi == b.Hi && a.Lo < b.Lo }
 
 func isICMP(p flow.Proto) bool { return p == flow.ICMP || p == flow.ICMPv6 }
 

@@ -150,18 +150,18 @@ func quoted(q []byte, f flow.Family) (t flow.Tuple, ok bool) {
 		t.Src, t.Dst = flow.AddrFrom16(q[8:]), flow.AddrFrom16(q[24:])
 	}
 	var src, dst uint16
-	switch proto {
-	case flow.TCP, flow.UDP, flow.SCTP, flow.UDPLite:
+	switch {
+	case proto.TracksPorts():
 		if len(q) < at+4 {
 			return t, false
 		}
 		src, dst = binary.BigEndian.Uint16(q[at:]), binary.BigEndian.Uint16(q[at+2:])
-	case flow.ICMP, flow.ICMPv6:
+	case proto == flow.ICMP || proto == flow.ICMPv6:
 		if len(q) < at+icmpLen {
 			return t, false
 		}
 		src, dst = binary.BigEndian.Uint16(q[at+4:]), binary.BigEndian.Uint16(q[at:])
-	case flow.GRE:
+	case proto == flow.GRE:
 		if dst, ok = greKey(q[min(at, len(q)):]); !ok {
 			return t, false
 		}

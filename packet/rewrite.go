@@ -127,12 +127,12 @@ func (h Header) SetAddr(source bool, a flow.Addr) {
 // query.
 func (h Header) SetPort(source bool, port uint16) {
 	at := h.L4
-	switch h.Proto {
-	case flow.TCP, flow.UDP, flow.UDPLite, flow.SCTP:
+	switch {
+	case h.Proto.TracksPorts():
 		if !source {
 			at += 2
 		}
-	case flow.ICMP, flow.ICMPv6:
+	case h.Proto == flow.ICMP || h.Proto == flow.ICMPv6:
 		at += 4
 	default:
 		return

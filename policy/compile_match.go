@@ -40,101 +40,134 @@ func (remember) remembers()           {}
 func (f remember) holds(v *View) bool { return f(v) }
 
 // match returns what a match asks, in the order in which it does. Every match of the
-// syntax has its case; TestEveryMatchCompiles holds that.
+// syntax has its case in one of the functions below; TestEveryMatchCompiles holds that.
 func (c *compiler) match(m syntax.Match) ([]condition, error) {
-	switch m := m.(type) {
-	case *syntax.AddrType:
-		return addrType(m), nil
-	case *syntax.AH:
-		return ah(m), nil
-	case *syntax.Cluster:
-		return cluster(m), nil
-	case *syntax.Comment:
-		return nil, nil
-	case *syntax.ConnBytes:
-		return connBytes(m), nil
-	case *syntax.ConnLabel:
-		return connLabel(m), nil
-	case *syntax.ConnLimit:
-		return c.connLimit(m), nil
-	case *syntax.Conntrack:
-		return conntrack(m), nil
-	case *syntax.CPU:
-		return cpu(m), nil
-	case *syntax.DCCP:
-		return dccp(m), nil
-	case *syntax.DSCP:
-		return dscp(m), nil
-	case *syntax.ECN:
-		return ecn(m), nil
-	case *syntax.ESP:
-		return esp(m), nil
-	case *syntax.EUI64:
-		return eui64(m), nil
-	case *syntax.Frag:
-		return frag(m), nil
-	case *syntax.HashLimit:
-		return c.hashLimit(m), nil
-	case *syntax.Helper:
-		return helper(m), nil
-	case *syntax.Hops:
-		return hopLimit(m), nil
-	case *syntax.ICMP:
-		return icmp(m), nil
-	case *syntax.IPComp:
-		return ipComp(m), nil
-	case *syntax.IPRange:
-		return ipRange(m), nil
-	case *syntax.IPv6Header:
-		return ipv6Header(m), nil
-	case *syntax.Length:
-		return length(m), nil
-	case *syntax.Limit:
-		return c.limit(m), nil
-	case *syntax.MACSource:
-		return macSource(m), nil
-	case *syntax.Mark:
-		return mark(m), nil
-	case *syntax.MH:
-		return mobility(m), nil
-	case *syntax.MultiPort:
-		return multiPort(m, c.proto), nil
-	case *syntax.Opts:
-		return headerOptions(m), nil
-	case *syntax.PktType:
-		return pktType(m), nil
-	case *syntax.Policy:
-		return ipsecPolicy(m), nil
-	case *syntax.Ports:
-		return ports(m), nil
-	case *syntax.Quota:
-		return c.quota(m), nil
-	case *syntax.Recent:
-		return c.recent(m), nil
-	case *syntax.RPFilter:
-		return rpFilter(m), nil
-	case *syntax.RT:
-		return routingHeader(m), nil
-	case *syntax.SCTP:
-		return sctp(m), nil
-	case *syntax.State:
-		return state(m), nil
-	case *syntax.Statistic:
-		return c.statistic(m), nil
-	case *syntax.String:
-		return text(m), nil
-	case *syntax.TCP:
-		return tcp(m), nil
-	case *syntax.TCPMSSValue:
-		return tcpMSS(m), nil
-	case *syntax.Time:
-		return timeOf(m), nil
-	case *syntax.TOS:
-		return tos(m), nil
-	case *syntax.U32:
-		return u32(m), nil
+	for _, compile := range []func(*compiler, syntax.Match) ([]condition, bool){
+		(*compiler).stateMatch, (*compiler).connMatch, (*compiler).transportMatch, (*compiler).otherMatch,
+	} {
+		if conds, ok := compile(c, m); ok {
+			return conds, nil
+		}
 	}
 	return nil, fmt.Errorf("match %s is not compiled", m.Name())
+}
+
+// stateMatch compiles the matches that remember.
+func (c *compiler) stateMatch(m syntax.Match) (conds []condition, ok bool) {
+	switch m := m.(type) {
+	case *syntax.ConnLimit:
+		return c.connLimit(m), true
+	case *syntax.HashLimit:
+		return c.hashLimit(m), true
+	case *syntax.Limit:
+		return c.limit(m), true
+	case *syntax.Quota:
+		return c.quota(m), true
+	case *syntax.Recent:
+		return c.recent(m), true
+	case *syntax.Statistic:
+		return c.statistic(m), true
+	}
+	return nil, false
+}
+
+// connMatch compiles the matches of what conntrack knows.
+func (*compiler) connMatch(m syntax.Match) (conds []condition, ok bool) {
+	switch m := m.(type) {
+	case *syntax.Cluster:
+		return cluster(m), true
+	case *syntax.ConnBytes:
+		return connBytes(m), true
+	case *syntax.ConnLabel:
+		return connLabel(m), true
+	case *syntax.Conntrack:
+		return conntrack(m), true
+	case *syntax.Helper:
+		return helper(m), true
+	case *syntax.Mark:
+		return mark(m), true
+	case *syntax.State:
+		return state(m), true
+	}
+	return nil, false
+}
+
+// transportMatch compiles the matches of transport headers.
+func (c *compiler) transportMatch(m syntax.Match) (conds []condition, ok bool) {
+	switch m := m.(type) {
+	case *syntax.AH:
+		return ah(m), true
+	case *syntax.DCCP:
+		return dccp(m), true
+	case *syntax.ESP:
+		return esp(m), true
+	case *syntax.ICMP:
+		return icmp(m), true
+	case *syntax.IPComp:
+		return ipComp(m), true
+	case *syntax.MH:
+		return mobility(m), true
+	case *syntax.MultiPort:
+		return multiPort(m, c.proto), true
+	case *syntax.Ports:
+		return ports(m), true
+	case *syntax.SCTP:
+		return sctp(m), true
+	case *syntax.TCP:
+		return tcp(m), true
+	case *syntax.TCPMSSValue:
+		return tcpMSS(m), true
+	}
+	return nil, false
+}
+
+// otherMatch compiles the matches of IP headers, of links and of content.
+func (*compiler) otherMatch(m syntax.Match) (conds []condition, ok bool) {
+	switch m := m.(type) {
+	case *syntax.AddrType:
+		return addrType(m), true
+	case *syntax.Comment:
+		return nil, true
+	case *syntax.CPU:
+		return cpu(m), true
+	case *syntax.DSCP:
+		return dscp(m), true
+	case *syntax.ECN:
+		return ecn(m), true
+	case *syntax.EUI64:
+		return eui64(m), true
+	case *syntax.Frag:
+		return frag(m), true
+	case *syntax.Hops:
+		return hopLimit(m), true
+	case *syntax.IPRange:
+		return ipRange(m), true
+	case *syntax.IPv6Header:
+		return ipv6Header(m), true
+	case *syntax.Length:
+		return length(m), true
+	case *syntax.MACSource:
+		return macSource(m), true
+	case *syntax.Opts:
+		return headerOptions(m), true
+	case *syntax.PktType:
+		return pktType(m), true
+	case *syntax.Policy:
+		return ipsecPolicy(m), true
+	case *syntax.RPFilter:
+		return rpFilter(m), true
+	case *syntax.RT:
+		return routingHeader(m), true
+	case *syntax.String:
+		return text(m), true
+	case *syntax.Time:
+		return timeOf(m), true
+	case *syntax.TOS:
+		return tos(m), true
+	case *syntax.U32:
+		return u32(m), true
+	}
+	return nil, false
 }
 
 // target returns what a target does, and the verdict of one that does nothing else.

@@ -68,7 +68,7 @@ func (s *Shard) traverseOutput(o, t *transit) flow.Reason {
 func (s *Shard) pass(p *packet.Packet, n int, v *Verdict) {
 	f := &s.forward
 	t := &f.forwarded
-	if p.Kind == packet.Data && !p.HasOptions() && (!f.rawBusy[p.Family>>3&1] || s.knownPlain(p, n)) {
+	if p.Kind == packet.Data && !p.HasOptions() && (!f.rawBusy[p.Family.Index()] || s.knownPlain(p, n)) {
 		i, hit := s.table.Lookup(&s.batch, n, &p.Key, p.Flipped, s.time())
 		ref := s.track(p, v, &t.un, i, hit)
 		if ref.at == inTable && s.shortcut(p, v, ref.entry) {
@@ -144,7 +144,7 @@ func (s *Shard) ask(t *transit, h policy.Hook) flow.Reason {
 // rawPrerouting asks table raw, before conntrack, what conntrack is to do. Its rules
 // see no connection, even that of a packet which a shortcut has tracked already.
 func (s *Shard) rawPrerouting(t *transit) flow.Reason {
-	if !s.forward.rawBusy[t.p.Family>>3&1] {
+	if !s.forward.rawBusy[t.p.Family.Index()] {
 		return flow.NoReason
 	}
 	if s.forward.Rules.Run(policy.RawPrerouting, &t.view) == policy.Drop {

@@ -137,8 +137,7 @@ func (t *transit) see(e endpoints, out int) {
 func endpointsOf(p *packet.Packet) (e endpoints) {
 	e.src, e.dst = p.Addrs()
 	if b := p.Frame[min(int(p.L4), len(p.Frame)):]; p.L4 != 0 && len(b) >= 4 {
-		switch p.Proto {
-		case flow.TCP, flow.UDP, flow.UDPLite, flow.SCTP, flow.DCCP:
+		if p.Proto.HasPorts() {
 			e.sport, e.dport = uint16(b[0])<<8|uint16(b[1]), uint16(b[2])<<8|uint16(b[3])
 		}
 	}

@@ -130,8 +130,15 @@ func (r *Ruleset) Notes() (notes []string) {
 			}
 		}
 	}
-	return slices.Compact(notes)
+	notes = slices.Compact(notes)
+	if more := len(notes) - maxNotes; more > 0 {
+		notes = append(notes[:maxNotes], fmt.Sprintf("and %d notes more", more))
+	}
+	return notes
 }
+
+// maxNotes is how many notes there may be.
+const maxNotes = 50
 
 func translatesPorts(t Target) bool {
 	n, ok := t.(*NAT)
