@@ -325,6 +325,20 @@ func TestEqualTuplesTranslated(t *testing.T) {
 	}
 }
 
+// TestTranslatedOntoItself: a connection whose reply tuple translation has made equal to
+// the original one gets replies from its second packet on, as in Linux.
+func TestTranslatedOntoItself(t *testing.T) {
+	for _, shards := range []int{1, 2, 4} {
+		b := newBox(t, shards, "*nat\n-A PREROUTING -d 10.2.0.61 -j DNAT --to-destination 10.2.0.1\n-A POSTROUTING -s 10.2.0.1 -j SNAT --to-source 10.2.0.61\nCOMMIT\n")
+		d := packet.AppendIP(nil, packet.IP{Src: serverIP, Dst: hostOf(2, 61)}, 99, make([]byte, 20))
+		for i, want := range []flow.State{flow.New, flow.Established, flow.Established} {
+			if out, v := b.pass(outside, bytes.Clone(d)); out == nil || v.State != want || v.Dir != min(flow.Direction(i), flow.Reply) {
+				t.Errorf("%d shards, packet %d: %v %v %v %v", shards, i, v.Action, v.State, v.Dir, v.Reason)
+			}
+		}
+	}
+}
+
 // TestDroppedLeavesNoClaim: what was claimed for a connection that does not come into
 // the table is given back.
 func TestDroppedLeavesNoClaim(t *testing.T) {

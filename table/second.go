@@ -23,11 +23,12 @@ func (t *Table) isReply(i uint32, key *flow.Tuple, flipped bool) bool {
 }
 
 // Direction returns the direction in which a packet runs that was found as entry
-// i, by its key and orientation.
+// i, by its key and orientation. If the two tuples are equal, as translation can make
+// them, it is a reply: the kernel finds the tuple that it has put into its table last.
 func (t *Table) Direction(i uint32, key *flow.Tuple, flipped bool) flow.Direction {
 	c := &t.conns[i]
 	if c.TwoKeyed() {
-		if c.Key.Equal(key) && flipped == c.Flipped() {
+		if c.Key.Equal(key) && flipped == c.Flipped() && !t.isReply(i, key, flipped) {
 			return flow.Original
 		}
 		return flow.Reply
