@@ -27,7 +27,7 @@ func (p *Packet) Answerable() bool {
 	if !s.IsValid() || s.IsUnspecified() || s.IsMulticast() || s.IsLoopback() || d.IsMulticast() {
 		return false
 	}
-	if p.Family == flow.IPv4 && (s.As4()[0] >= 240 || d.As4() == [4]byte{255, 255, 255, 255}) {
+	if limited := [4]byte{255, 255, 255, 255}; p.Family == flow.IPv4 && (s.As4() == limited || d.As4() == limited) {
 		return false
 	}
 	proto, b := p.transport()
@@ -56,7 +56,8 @@ func (p *Packet) transport() (flow.Proto, []byte) {
 // Summed reports whether a packet's checksum is right, as far as REJECT asks
 // (nf_reject_verify_csum): that of a protocol which it does not know is taken to be
 // over all of the payload, so that most packets of such protocols are not answered.
-func (p *Packet) Summed() bool {
+// tracked says that conntrack has looked at the packet, which may have verified it.
+func (p *Packet) Summed(tracked bool) bool {
 	b := p.Body()
 	if p.Family == flow.IPv6 && (p.L4 == 0 || len(b) == 0) { // reject6_csum_ok
 		return false
@@ -75,14 +76,28 @@ func (p *Packet) Summed() bool {
 		pseudo = pseudoSum(src, dst, p.Family, uint32(len(b)), p.Proto)
 	}
 	if p.Family == flow.IPv4 {
-		switch p.Proto {
-		case flow.TCP, flow.UDP, flow.ICMP: // conntrack has looked already: at this sum alone
+		if tracked && p.verified() {
 			pseudo += 0xffff // nothing is right if all is zero
-		default: // the IP header is summed as well, and options may have made it wrong
+		} else { // the IP header is summed as well, and options may have made it wrong
 			pseudo += uint64(sum(p.header4(), 0))
 		}
 	}
 	return sum(b, pseudo) == 0xffff
+}
+
+// verified reports whether conntrack, if it looks at a packet, comes as far as to its
+// checksum.
+func (p *Packet) verified() bool {
+	switch p.Proto {
+	case flow.TCP, flow.UDP, flow.ICMP:
+	default:
+		return false
+	}
+	switch p.Reason {
+	case flow.ReasonL4TooShort, flow.ReasonL4Length, flow.ReasonTCPHeaderLength:
+		return false
+	}
+	return true
 }
 
 // AppendError appends an ICMP or ICMPv6 error about p, to its source. rest is the

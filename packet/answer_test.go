@@ -38,7 +38,7 @@ func TestRejectFacts(t *testing.T) {
 		{"no ICMPv6", v6, flow.ICMPv6, "", false},
 	} {
 		p := parsed(t, AppendIP(nil, c.ip, c.proto, hexBytes(c.body)))
-		if got := p.Answerable() && p.Summed(); got != c.answered {
+		if got := p.Answerable() && p.Summed(true); got != c.answered {
 			t.Errorf("%s: %v", c.what, got)
 		}
 	}
@@ -58,6 +58,20 @@ func TestResetFacts(t *testing.T) {
 		p.CompileOptions(&lab{})
 		if _, ok := p.AppendReset(nil); ok != c.answered {
 			t.Errorf("options %q, damage %d: %v", c.options, c.damaged, ok)
+		}
+	}
+}
+
+// TestUntrackedReject: what conntrack has not looked at sums up with its IP header, or is
+// not answered.
+func TestUntrackedReject(t *testing.T) {
+	for _, tracked := range []bool{true, false} {
+		for options, changed := range map[string]bool{"94040000": false, "00000001": true} {
+			p := parsed(t, withOptions(labUDP(4), hexBytes(options)))
+			p.CompileOptions(&lab{})
+			if got := p.Summed(tracked); got != (tracked || !changed) {
+				t.Errorf("tracked %v, options changed %v: %v", tracked, changed, got)
+			}
 		}
 	}
 }

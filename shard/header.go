@@ -15,13 +15,16 @@ func errParameter(p *packet.Packet, code uint8, pointer uint32) icmpError {
 	return icmpError{v4: icmpType{12, 0}, v6: icmpType{4, code}, info: p.ProblemPointer(pointer)}
 }
 
-// rcvCore checks the hop-by-hop options of a packet, before anything else sees it
-// (ip6_rcv_core), and takes the fragment header from one that is whole in spite of it
-// (nf_ct_frag6_gather).
+// rcvCore checks the addresses and the hop-by-hop options of an IPv6 packet, before
+// anything else sees it (ip6_rcv_core), and takes the fragment header from one that is
+// whole in spite of it (nf_ct_frag6_gather).
 func (s *Shard) rcvCore(t *transit) flow.Reason {
 	p := t.p
 	if p.Family != flow.IPv6 {
 		return flow.NoReason
+	}
+	if s.forward.Routes != nil && impossible6(t.came.src, t.came.dst) {
+		return flow.ReasonMartian
 	}
 	if r := s.parseHopOptions(t); r != flow.NoReason {
 		return r
@@ -30,15 +33,28 @@ func (s *Shard) rcvCore(t *transit) flow.Reason {
 	return flow.NoReason
 }
 
-// parseHopOptions refuses what ipv6_parse_hopopts refuses, and answers it. It is for
-// packets that are to be forwarded.
+// impossible6 reports whether no packet on a link has these IPv6 addresses.
+func impossible6(src, dst flow.Addr) bool {
+	d := dst.Netip(flow.IPv6)
+	if d.IsMulticast() {
+		if scope := d.As16()[1] & 15; scope <= 1 { // reserved, or of one interface (RFC 4291, 2.7)
+			return true
+		}
+	}
+	s := src.Netip(flow.IPv6)
+	return s.IsMulticast() || s.IsLoopback() || d.IsLoopback()
+}
+
+// parseHopOptions refuses what ipv6_parse_hopopts refuses, and answers it: what is for
+// this host, too, for translation may yet send it elsewhere. What is for everyone the
+// host's stack looks at.
 func (s *Shard) parseHopOptions(t *transit) flow.Reason {
 	p, routes := t.p, s.forward.Routes
 	if routes == nil {
 		return flow.NoReason
 	}
 	r, code, pointer, answered := p.HopByHop()
-	if r == flow.NoReason || routes.KindOf(t.came.dst, p.Family, -1) != route.Unicast {
+	if r == flow.NoReason || forEveryone(t.came.dst, p.Family) {
 		return flow.NoReason
 	}
 	if answered {
@@ -108,7 +124,7 @@ func (s *Shard) fragment(t *transit) flow.Reason {
 	if v.Hop == nil || !p.Divided(v.Hop.MTU) {
 		return flow.NoReason
 	}
-	if p.TooBig(v.Hop.MTU) { // rules have made it longer
+	if p.TooBig(v.Hop.MTU) { // for the route, or since rules have made it longer
 		s.sendError(t, errTooBig(p.PathMTU(v.Hop.MTU)))
 		return flow.ReasonTooBig
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/route"
 )
 
@@ -152,8 +153,9 @@ func TestRouterOptions(t *testing.T) {
 	}
 }
 
-// TestOptionsBelongToRouters: a bridge forwards what a router would refuse, and what is
-// for this host its stack looks at.
+// TestOptionsBelongToRouters: a bridge forwards what a router would refuse, and IPv4
+// options of what is for this host its stack looks at. Hop-by-hop options are refused
+// before it is known for whom a packet is; those for everyone are left to the host.
 func TestOptionsBelongToRouters(t *testing.T) {
 	b := newNATBox(t, "")
 	malformed := withHeader(packet.AppendUDP(nil, packet.IP{Src: clientIP, Dst: serverIP}, 4000, 53, nil), 0, "01070300")
@@ -163,10 +165,15 @@ func TestOptionsBelongToRouters(t *testing.T) {
 	r := newHeaderBox(t, "", 1500)
 	own := withHeader(packet.AppendUDP(nil, packet.IP{Src: clientIP, Dst: netip.MustParseAddr("10.2.0.254")}, 4000, 53, nil), 0, "01070300")
 	own6 := withHeader(packet.AppendUDP(nil, packet.IP{Src: client6, Dst: netip.MustParseAddr("2001:db8:2::fe")}, 4000, 53, nil), 0, "0000de0401020304")
-	for _, d := range [][]byte{own, own6} {
+	everyone := slices.Clone(own6)
+	copy(everyone[24:], netip.MustParseAddr("ff02::16").AsSlice())
+	for _, d := range [][]byte{own, everyone} {
 		if _, v := r.pass(0, d); v.Action != Host || len(r.TakeOwn()) != 0 {
-			t.Errorf("for this host: %v %v", v.Action, v.Reason)
+			t.Errorf("%x, for this host: %v %v", d[:8], v.Action, v.Reason)
 		}
+	}
+	if _, v := r.pass(0, own6); v.Reason != flow.ReasonHopByHopUnknown || len(r.TakeOwn()) != 1 {
+		t.Errorf("hop-by-hop options for this host: %v %v", v.Action, v.Reason)
 	}
 }
 
@@ -285,6 +292,75 @@ func TestExpired(t *testing.T) {
 		own := b.TakeOwn()
 		if told := len(own) == 1 && own[0].Datagram[40] == 3 && own[0].Datagram[41] == 1 && bytes.Equal(own[0].Datagram[48:], c.d); told != c.told {
 			t.Errorf("%s: %d datagrams", c.what, len(own))
+		}
+	}
+}
+
+// TestImpossibleAddresses: no rule counts a packet of IPv6 with addresses that no link has;
+// and none that is for everyone is forwarded, though there is a default route.
+func TestImpossibleAddresses(t *testing.T) {
+	const count = "*raw\n-A PREROUTING -j ACCEPT\nCOMMIT\n"
+	routes := routesOfBoth()
+	for _, all := range []string{"0.0.0.0/0", "::/0"} {
+		routes.Add(&route.Route{Table: route.TableMain, Dst: netip.MustParsePrefix(all), Kind: route.Unicast, Hops: []route.NextHop{{Out: 1, Weight: 1}}})
+	}
+	for _, c := range []struct {
+		src, dst string
+		action   Action
+		counted  bool
+	}{
+		{"2001:db8:1::1", "2001:db8:9::1", Accept, true},
+		{"ff02::1", "2001:db8:2::1", Drop, false},
+		{"::1", "2001:db8:2::1", Drop, false},
+		{"2001:db8:1::1", "::1", Drop, false},
+		{"2001:db8:1::1", "ff01::1", Drop, false},
+		{"2001:db8:1::1", "ff02::1", Host, true},
+		{"10.1.0.1", "10.9.0.1", Accept, true},
+		{"10.1.0.1", "224.0.0.5", Host, true},
+		{"10.1.0.1", "255.255.255.255", Host, true},
+	} {
+		b := newForwarder(t, count, count, routes)
+		d := packet.AppendUDP(nil, packet.IP{Src: netip.MustParseAddr(c.src), Dst: netip.MustParseAddr(c.dst)}, 4000, 53, nil)
+		_, v := b.passFrame(0, packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, d))
+		counted := slices.ContainsFunc(b.Counts(), func(n policy.Count) bool { return n.Packets > 0 })
+		if v.Action != c.action || counted != c.counted {
+			t.Errorf("%s to %s: %v %v, counted %v", c.src, c.dst, v.Action, v.Reason, counted)
+		}
+	}
+}
+
+// TestGroupFrames: of a connection that is known as of one that is not, no frame is
+// forwarded that was sent to the Ethernet address of a group.
+func TestGroupFrames(t *testing.T) {
+	b := newHeaderBox(t, "", 1500)
+	query, answer := udp(clientIP, serverIP, 4000, 53), udp(serverIP, clientIP, 53, 4000)
+	for i := range 6 {
+		want := Accept
+		mac := packet.MAC{2}
+		if i == 0 || i == 5 {
+			want, mac = Drop, packet.MAC{1, 0, 0x5e, 0, 0, 1}
+		}
+		if _, v := b.passFrame(0, packet.AppendEthernet(nil, mac, packet.MAC{4}, query)); v.Action != want {
+			t.Errorf("frame %d: %v %v", i, v.Action, v.Reason)
+		}
+		b.passFrame(1, packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, answer))
+	}
+}
+
+// TestRouteMTU6: an IPv6 packet that is too big for its route alone passes the rules, and
+// is answered behind them.
+func TestRouteMTU6(t *testing.T) {
+	for _, c := range []struct{ iface, route, packet, hops int }{{1500, 1300, 1400, 63}, {1300, 1500, 1400, 64}} {
+		b := newForwarder(t, "*filter\nCOMMIT\n", "*filter\n-A FORWARD -j ACCEPT\nCOMMIT\n", nil)
+		routes := headerRoutes(c.iface)
+		routes.Add(&route.Route{Table: route.TableMain, Dst: netip.MustParsePrefix("2001:db8:2::1/128"), Kind: route.Unicast, MTU: c.route, Hops: []route.NextHop{{Out: 1, Weight: 1}}})
+		b.SetForwarding(&Forwarding{Rules: b.forward.Rules, Routes: routes})
+		d := packet.AppendUDP(nil, packet.IP{Src: client6, Dst: server6}, 4000, 53, make([]byte, c.packet-48))
+		_, v := b.passFrame(0, packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, d))
+		own := b.TakeOwn()
+		counted := slices.ContainsFunc(b.Counts(), func(n policy.Count) bool { return n.Packets > 0 })
+		if v.Reason != flow.ReasonTooBig || len(own) != 1 || int(own[0].Datagram[48+7]) != c.hops || counted != (c.hops == 63) {
+			t.Errorf("%+v: %v %v, %d answers, counted %v", c, v.Action, v.Reason, len(own), counted)
 		}
 	}
 }

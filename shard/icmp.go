@@ -49,7 +49,7 @@ func (s *Shard) reject(t *transit, r flow.Reason) flow.Reason {
 		return r
 	case with.Reset:
 		s.sendReset(t)
-	case !t.p.Summed(): // nf_reject_verify_csum
+	case !t.p.Summed(!t.noTrack && s.cfg.Checks.Transport): // nf_reject_verify_csum
 	default:
 		typ := icmpType{with.Type, with.Code}
 		s.sendError(t, icmpError{v4: typ, v6: typ})
@@ -76,7 +76,7 @@ func (s *Shard) sendError(t *transit, e icmpError) {
 			return
 		}
 		self = hop.Src
-		if p.Family == flow.IPv6 { // icmp6_send: an address of the interface that the packet came by
+		if p.Family == flow.IPv6 && hop.Kind != route.Local { // icmp6_send: an address of the interface that the packet came by
 			if in, ok := f.Routes.Interfaces[p.In].Source(flow.IPv6, to.Netip(flow.IPv6)); ok {
 				self = in
 			}

@@ -21,6 +21,10 @@ func (s *Shard) routeInput(t *transit) flow.Reason {
 		return r
 	}
 	e := &t.routed
+	if forEveryone(e.dst, p.Family) { // no route leads there, not even the default one (ip_route_input_rcu)
+		v.Action = Host
+		return flow.NoReason
+	}
 	t.hop = routes.Lookup(route.Key{
 		Family: p.Family, Src: e.src, Dst: e.dst, In: p.In, Mark: t.view.Mark, TOS: p.TOS(),
 		Proto: p.Proto, SrcPort: e.sport, DstPort: e.dport,
@@ -102,6 +106,12 @@ func (s *Shard) lookedUpSource(t *transit) bool {
 	return true
 }
 
+// forEveryone reports whether an address is a multicast one, or the limited broadcast.
+func forEveryone(dst flow.Addr, f flow.Family) bool {
+	d := dst.Netip(f)
+	return d.IsMulticast() || d == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
 // martian reports whether a packet with these addresses is not to be on any link
 // (ip_route_input_slow, ip6_rcv_core).
 func martian(src, dst flow.Addr, f flow.Family) bool {
@@ -135,8 +145,12 @@ func (s *Shard) ipForward(t *transit) flow.Reason {
 	if redirect && p.Family == flow.IPv6 {
 		s.sendRedirect(t)
 	}
-	if p.TooBig(hop.MTU) {
-		s.sendError(t, errTooBig(p.PathMTU(hop.MTU)))
+	mtu := hop.MTU
+	if p.Family == flow.IPv6 { // that of the route is looked at behind the rules (ip6_dst_mtu_maybe_forward)
+		mtu = s.forward.Routes.Interfaces[hop.Out].MTU
+	}
+	if p.TooBig(mtu) {
+		s.sendError(t, errTooBig(p.PathMTU(mtu)))
 		return flow.ReasonTooBig
 	}
 	p.SetHops(p.Hops() - 1)
@@ -160,8 +174,12 @@ func forwardable(p *packet.Packet, e endpoints) bool {
 			return false
 		}
 	}
-	return p.L3 < 14 || p.Frame[0]&1 == 0 // the Ethernet address of a group
+	return !toGroup(p)
 }
+
+// toGroup reports whether a frame was sent to the Ethernet address of a group: nothing
+// in it is forwarded (pkt_type other than PACKET_HOST).
+func toGroup(p *packet.Packet) bool { return p.L3 >= 14 && p.Frame[0]&1 != 0 }
 
 // leaveBy says by which interface the packet leaves. Code that was made for another
 // one is of no use any more: routes have changed.

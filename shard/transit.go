@@ -149,6 +149,9 @@ func endpointsOf(p *packet.Packet) (e endpoints) {
 // AddrType implements policy.Env.
 func (t *transit) AddrType(a flow.Addr, f flow.Family, dev int) policy.AddrTypes {
 	k := route.Unicast
+	if f == flow.IPv6 && a.Netip(f).Is4In6() { // of no kind (ipv6_addr_type)
+		return 0
+	}
 	if routes := t.s.forward.Routes; routes != nil {
 		k = routes.KindOf(a, f, dev)
 	} else if a.Netip(f).IsMulticast() {
