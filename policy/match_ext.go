@@ -30,9 +30,9 @@ func (v *View) find(proto flow.Proto, transport bool) (x packet.Extension, found
 }
 
 // chainCut reports whether the extension headers break off before the protocol of an
-// IPv6 packet is known.
+// IPv6 packet is known: then it is Invalid.
 func (v *View) chainCut() bool {
-	if v.P.Kind != packet.Invalid || v.P.Family != flow.IPv6 {
+	if v.P.Family != flow.IPv6 {
 		return false
 	}
 	_, _, cut := v.find(0, true)

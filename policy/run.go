@@ -1,6 +1,9 @@
 package policy
 
-import "github.com/xdpct/xdpct/flow"
+import (
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/packet"
+)
 
 // Run asks the rules at a hook what becomes of a packet (ipt_do_table).
 func (p *Program) Run(h Hook, v *View) Verdict {
@@ -8,7 +11,7 @@ func (p *Program) Run(h Hook, v *View) Verdict {
 	if c == nil {
 		return Accept
 	}
-	v.NATSrc = h == NATPostrouting
+	v.NATSrc, v.dropped = h == NATPostrouting, false
 	if r := c.run(v); r != Continue {
 		return r
 	}
@@ -79,7 +82,7 @@ func (r *rule) base(v *View) bool {
 	if r.anyProto {
 		return true
 	}
-	if v.chainCut() {
+	if v.P.Kind == packet.Invalid && v.chainCut() {
 		return v.hotdrop()
 	}
 	return (v.P.Proto == r.proto) != r.notProto

@@ -223,6 +223,7 @@ func (c *Code) Settle(counts []Count) {
 // Run judges a packet at a hook, as Program.Run does.
 func (c *Code) Run(h Hook, v *View) Verdict {
 	ops := c.hooks[h]
+	v.dropped = false
 	for at := 0; at < len(ops); {
 		o := &ops[at]
 		at++

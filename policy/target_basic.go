@@ -71,7 +71,6 @@ func setTOS(t *syntax.SetTOS) action {
 func (v *View) setTOS(tos uint8) {
 	if tos != tosOf(v) {
 		v.P.SetTOS(tos)
-		v.Modified = true
 	}
 }
 
@@ -97,7 +96,6 @@ func setHops(t *syntax.SetHops) action {
 		}
 		if n != hops(v) {
 			v.P.SetHops(uint8(n))
-			v.Modified = true
 		}
 		return Continue
 	}}
@@ -137,7 +135,6 @@ func (v *View) clampMSS(mss uint16) (ok bool) {
 	if o := mssOption(all); o != nil {
 		if old := binary.BigEndian.Uint16(o[2:]); old > mss {
 			v.P.SetMSS(o, mss)
-			v.Modified = true
 		}
 		return true
 	}
@@ -145,8 +142,6 @@ func (v *View) clampMSS(mss uint16) (ok bool) {
 	if v.family() == flow.IPv6 {
 		most = 1220
 	}
-	if v.P.AddMSS(min(mss, most)) {
-		v.Modified = true
-	}
+	v.P.AddMSS(min(mss, most))
 	return true
 }

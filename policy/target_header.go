@@ -37,7 +37,6 @@ func setECN(t *syntax.SetECN) action {
 		flags := packet.TCPFlags(h[13])
 		if now := flags&^mask | set; now != flags {
 			v.P.SetTransportWord(12, uint16(h[12])<<8|uint16(now))
-			v.Modified = true
 		}
 		return Continue
 	}}
@@ -67,7 +66,6 @@ func stripTCPOptions(t *syntax.StripTCPOptions) action {
 				for j := i; j < i+size; j++ {
 					v.P.SetTransportByte(j, nop)
 				}
-				v.Modified = true
 			}
 			i += size
 		}
@@ -95,7 +93,6 @@ func npt(t *syntax.NPT) action {
 		} else {
 			v.Dst = mapped
 		}
-		v.Modified = true
 		return Continue
 	}}
 }

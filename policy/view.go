@@ -52,7 +52,6 @@ type View struct {
 	Helper     flow.HelperID
 	Timeout    string // policy by name, "" for none
 	masquerade bool   // NAT is of a MASQUERADE
-	Modified   bool   // Frame was changed
 	dropped    bool   // a match drops the packet (xt_action_param.hotdrop)
 
 	// Members are the shard's, and Member is the list of those rules that count the
