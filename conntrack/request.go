@@ -67,7 +67,7 @@ func (c *command) nat(name string) (addr *netip.Addr, port *uint16, err error) {
 	host, rest, cut := c.value(name), "", false
 	switch {
 	case strings.HasPrefix(host, "["):
-		host, rest, cut = strings.Cut(host[1:], "]")
+		host, rest, _ = strings.Cut(host[1:], "]")
 		if rest, cut = strings.CutPrefix(rest, ":"); !cut && rest != "" {
 			return nil, nil, usagef("Invalid port `%s'", rest)
 		}

@@ -72,7 +72,7 @@ func (p *probe) send(t *testing.T, raw *netlab.Raw, proto flow.Proto, datagrams 
 				break
 			}
 			var k packet.Packet
-			if k.Parse(f, len(f), packet.Checks{}); k.Proto != proto && !(k.Kind == packet.Fragmented && k.Family == flow.IPv6) {
+			if k.Parse(f, len(f), packet.Checks{}); k.Proto != proto && (k.Kind != packet.Fragmented || k.Family != flow.IPv6) {
 				continue
 			}
 			if frames = append(frames, bytes.Clone(f)); enough(frames) {

@@ -136,7 +136,7 @@ func (l *Limits) limited(f flow.Family, typ, code uint8) bool {
 	if f == flow.IPv6 {
 		return typ&informational == 0 && typ != packetTooBig && l.Mask6.Has(typ)
 	}
-	return !(typ == 3 && code == fragNeeded) && typ < 32 && l.Mask>>typ&1 != 0
+	return (typ != 3 || code != fragNeeded) && typ < 32 && l.Mask>>typ&1 != 0
 }
 
 // refill reports whether an error may be sent to anybody, and gives credit for the time

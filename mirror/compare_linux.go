@@ -17,7 +17,7 @@ func (m *Mirror) Compare(limit int) ([]string, error) {
 		if err != nil {
 			return err
 		}
-		defer d.close()
+		defer func() { _ = d.close() }()
 		o := &Mirror{cfg: m.cfg, log: m.log, dumper: d, changed: make(chan struct{}, 1), stop: m.stop}
 		o.cfg.InNamespace = func(f func() error) error { return f() }
 		o.cfg.Ports = slices.Clone(m.cfg.Ports)

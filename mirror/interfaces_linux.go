@@ -234,7 +234,7 @@ func (m *Mirror) confirm(ids []uint32) {
 		}
 		k := m.byID[id]
 		if e := m.neighbours[k]; e != nil && e.state == unix.NUD_STALE {
-			m.ask(ask{k.index, k.addr})
+			m.ask(ask(k))
 		}
 	}
 }

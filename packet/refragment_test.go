@@ -223,14 +223,13 @@ func TestUnfragment(t *testing.T) {
 		{[]flow.Proto{hopByHop, 17}, nil},
 		{[]flow.Proto{17}, nil},
 	} {
-		d := chainOf(c.in, 0)
 		udp := AppendUDP(nil, IP{Src: a6, Dst: b6}, 1000, 2000, []byte("abcd"))[40:]
 		build := func(chain []flow.Proto) []byte {
 			d := append(chainOf(chain, 0), udp...)
 			binary.BigEndian.PutUint16(d[4:], uint16(len(d)-40))
 			return d
 		}
-		d = build(c.in)
+		d := build(c.in)
 		f := append(AppendEthernet(nil, MAC{2}, MAC{4}, d), 0xee)
 		p := &Packet{}
 		p.Parse(f, len(f), whole)

@@ -77,10 +77,10 @@ func NATAddrs(rulesets ...*syntax.Ruleset) (ranges []nat.AddrRange, own, all boo
 				last := flow.Addr{Hi: n.Addr.Hi | ^n.Mask.Hi, Lo: n.Addr.Lo | ^n.Mask.Lo}
 				ranges = append(ranges, nat.AddrRange{Lo: n.Addr, Hi: last})
 			default:
-				if !t.To.Range.Addrs {
+				if !t.To.Addrs {
 					all = true
 				}
-				ranges = append(ranges, nat.AddrRange{Lo: t.To.Range.Min, Hi: t.To.Range.Max})
+				ranges = append(ranges, nat.AddrRange{Lo: t.To.Min, Hi: t.To.Max})
 			}
 		}
 	}

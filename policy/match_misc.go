@@ -85,7 +85,7 @@ func cpu(m *syntax.CPU) []condition {
 
 // cluster compiles xt_cluster.
 func cluster(m *syntax.Cluster) []condition {
-	mask, total, seed, not := uint32(m.NodeMask.N), uint64(m.Total.N), uint32(m.Seed.N), m.NodeMask.Not
+	mask, total, seed, not := uint32(m.NodeMask.N), m.Total.N, uint32(m.Seed.N), m.NodeMask.Not
 	return []condition{pure(func(v *View) bool {
 		if !v.Tracked || v.Conn == &template {
 			return false

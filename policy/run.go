@@ -39,7 +39,7 @@ func (c *chain) run(v *View) Verdict {
 		if v.dropped { // an inverted match holds of a packet that it drops
 			return Drop
 		}
-		verdict := Continue
+		var verdict Verdict
 		switch {
 		case r.jump != nil:
 			if verdict = r.jump.run(v); verdict == Continue && r.isGoto {

@@ -17,7 +17,8 @@ func setNAT(t *syntax.NAT) action {
 	fixed.MinPort, fixed.MaxPort, fixed.Ports = to.MinPort, to.MaxPort, to.Ports
 	fixed.BasePort, fixed.Offset = to.BasePort, to.Offset
 	return action{do: func(v *View) Verdict {
-		r, a, ok := fixed, flow.Addr{}, true
+		var a flow.Addr
+		r, ok := fixed, true
 		switch t.Kind {
 		case syntax.Masquerade:
 			a, ok = v.Env.InAddr(v.Out, v.family(), v.Dst)

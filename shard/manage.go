@@ -32,7 +32,7 @@ func (s *Shard) Record(entry uint32) flow.Record {
 // hash of the tuple and of where the connection is; unlike there, a later connection of
 // the same tuple in the same place has another, until the place has been used 128 times.
 func (s *Shard) id(entry uint32, orig *flow.Tuple) uint32 {
-	k := flow.Secret(s.cfg.Secret)
+	k := s.cfg.Secret
 	k[len(k)-1] ^= uint64(entry)<<8 | uint64(s.table.Conn(entry).Generation())
 	return uint32(orig.Hash(&k) >> 24)
 }

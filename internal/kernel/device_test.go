@@ -29,7 +29,6 @@ type lab struct {
 	// remote says that there is a default route, by host 1 of side B.
 	remote bool
 	narrow int // MTU of the routes to host narrowHost of either side; 0: that of the interface
-	zones  [2]flow.ZoneID
 }
 
 // narrowHost is the host to which a route with an MTU of its own may lead.

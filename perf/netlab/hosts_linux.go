@@ -49,10 +49,16 @@ type Hosts struct {
 
 // Addresses of Hosts.
 const (
-	LeftIP, LeftGateway, LeftIP6, LeftGateway6     = "10.50.0.2", "10.50.0.1", "2001:db8:50::2", "2001:db8:50::1"
-	RightIP, RightGateway, RightIP6, RightGateway6 = "192.0.2.2", "192.0.2.1", "2001:db8:60::2", "2001:db8:60::1"
-	// Of the right host if nothing is routed.
-	PeerIP, PeerIP6 = "10.50.0.3", "2001:db8:50::3"
+	LeftIP        = "10.50.0.2"
+	LeftGateway   = "10.50.0.1"
+	LeftIP6       = "2001:db8:50::2"
+	LeftGateway6  = "2001:db8:50::1"
+	RightIP       = "192.0.2.2"
+	RightGateway  = "192.0.2.1"
+	RightIP6      = "2001:db8:60::2"
+	RightGateway6 = "2001:db8:60::1"
+	PeerIP        = "10.50.0.3"      // of the right host if nothing is routed
+	PeerIP6       = "2001:db8:50::3" // the same
 )
 
 // NewHosts builds the network.

@@ -82,7 +82,7 @@ func (s *setBy) want() int { return s.n }
 
 func (s *setBy) read(args []string) error {
 	err := s.apply(args)
-	s.Given.Set = false
+	s.Set = false
 	return err
 }
 
