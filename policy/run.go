@@ -12,6 +12,7 @@ func (p *Program) Run(h Hook, v *View) Verdict {
 		return Accept
 	}
 	v.NATSrc, v.dropped = h == NATPostrouting, false
+	v.cut = v.P.Kind == packet.Invalid && v.chainCut()
 	if r := c.run(v); r != Continue {
 		return r
 	}
@@ -24,10 +25,10 @@ func (c *chain) run(v *View) Verdict {
 	for i := range c.rules {
 		r := &c.rules[i]
 		if !r.base(v) {
-			if v.dropped {
-				return Drop
-			}
 			continue
+		}
+		if v.cut && !r.anyProto { // ip6_packet_match
+			return Drop
 		}
 		if !r.matches(v) {
 			if v.dropped {
@@ -71,21 +72,13 @@ func (r *rule) act(v *View) Verdict {
 	return r.action.do(v)
 }
 
-// base reports whether a packet has the rule's addresses, interfaces and protocol. A
-// rule for a protocol drops an IPv6 packet whose protocol is cut off (ip6_packet_match).
+// base reports whether a packet has the rule's addresses, interfaces and protocol; any
+// protocol may be that of a packet whose own is cut off.
 func (r *rule) base(v *View) bool {
-	if differs(&v.Src, &r.src, &r.srcMask) != r.notSrc ||
-		differs(&v.Dst, &r.dst, &r.dstMask) != r.notDst ||
-		r.in>>(v.In&63)&1 == 0 || r.out>>(v.Out&63)&1 == 0 || r.never {
-		return false
-	}
-	if r.anyProto {
-		return true
-	}
-	if v.P.Kind == packet.Invalid && v.chainCut() {
-		return v.hotdrop()
-	}
-	return (v.P.Proto == r.proto) != r.notProto
+	return differs(&v.Src, &r.src, &r.srcMask) == r.notSrc &&
+		differs(&v.Dst, &r.dst, &r.dstMask) == r.notDst &&
+		r.in>>(v.In&63)&1 != 0 && r.out>>(v.Out&63)&1 != 0 &&
+		(r.anyProto || v.cut || (v.P.Proto == r.proto) != r.notProto) && !r.never
 }
 
 func differs(a, b, mask *flow.Addr) bool {

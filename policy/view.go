@@ -52,6 +52,7 @@ type View struct {
 	Helper     flow.HelperID
 	Timeout    string // policy by name, "" for none
 	masquerade bool   // NAT is of a MASQUERADE
+	cut        bool   // the extension headers break off before the protocol
 	dropped    bool   // a match drops the packet (xt_action_param.hotdrop)
 
 	// Members are the shard's, and Member is the list of those rules that count the
