@@ -22,6 +22,13 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add("*filter\n:FORWARD DROP [1:2]\n[3:4] -A FORWARD ! -s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type 1/4 -m comment --comment \"a \\\"b\" -j ACCEPT\nCOMMIT\n", true)
 	f.Add("*nat\n-A POSTROUTING -p tcp -j SNAT --to-source [::1]-[::2]:1-2 --random\nCOMMIT\n", true)
+	for i, name := range []string{"commands4", "commands6"} {
+		for _, c := range lines(f, filepath.Join("testdata", name)) {
+			if strings.HasPrefix(c, "-A FORWARD ") {
+				f.Add("*filter\n:mychain - [0:0]\n:v6chain - [0:0]\n"+c+"\nCOMMIT\n", i == 1)
+			}
+		}
+	}
 	f.Fuzz(func(t *testing.T, text string, v6 bool) {
 		family := flow.IPv4
 		if v6 {

@@ -131,7 +131,7 @@ func same(t *testing.T, what, got, want string) {
 	}
 }
 
-func lines(t *testing.T, file string) (all []string) {
+func lines(t testing.TB, file string) (all []string) {
 	t.Helper()
 	f, err := os.Open(file)
 	if err != nil {
