@@ -102,6 +102,7 @@ const (
 	ReasonNATExhausted    // no free reply tuple was found for it
 	ReasonNATFull         // the directory of tuples, which several shards share, has no room for those of its connection
 	ReasonMasquerade      // the interface has no address to masquerade with, or the connection leaves by another than before
+	ReasonOtherHost       // its Ethernet destination is another host's: for that host to forward
 	ReasonMartian         // an address that no packet comes from or goes to
 	ReasonReversePath     // an answer would leave by another interface (rp_filter)
 	ReasonNotForwarded    // broadcast, multicast or link-local: not for other links
@@ -199,6 +200,7 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonNATExhausted:      {"nat_exhausted", "no free reply tuple was found for it"},
 	ReasonNATFull:           {"nat_directory_full", "the directory of tuples, which several shards share, has no room for those of its connection"},
 	ReasonMasquerade:        {"masquerade", "the interface has no address to masquerade with, or the connection leaves by another than before"},
+	ReasonOtherHost:         {"other_host", "its Ethernet destination is another host's: for that host to forward"},
 	ReasonMartian:           {"martian", "an address that no packet comes from or goes to"},
 	ReasonReversePath:       {"reverse_path", "an answer would leave by another interface (rp_filter)"},
 	ReasonNotForwarded:      {"not_forwarded", "broadcast, multicast or link-local: not for other links"},

@@ -20,7 +20,7 @@ const (
 // from more than one host.
 func (p *Packet) Answerable() bool {
 	src, dst := p.Addrs()
-	if p.L3 >= ethernetLen && p.Frame[0]&1 != 0 { // to several on its link
+	if p.ToGroup() {
 		return false
 	}
 	s, d := src.Netip(p.Family), dst.Netip(p.Family)

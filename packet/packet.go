@@ -117,6 +117,11 @@ func (p *Packet) SetZone(z flow.ZoneID) {
 	p.Key.L4 = p.Key.L4.WithZone(z.In(flow.Original))
 }
 
+// ToGroup reports whether the frame was sent to a group of hosts on its link: its Ethernet
+// destination is the broadcast address or a multicast one (PACKET_BROADCAST,
+// PACKET_MULTICAST). Without a link header it was not.
+func (p *Packet) ToGroup() bool { return p.L3 >= ethernetLen && p.Frame[0]&1 != 0 }
+
 // Tuple returns the packet's own tuple. Valid iff it has a key.
 func (p *Packet) Tuple() flow.Tuple { return p.Key.Oriented(!p.Flipped) }
 

@@ -37,7 +37,7 @@ type Interface struct {
 	Port  int    // the port that its frames use
 	Up    bool   // IFF_UP; without a carrier routes stay, as in the kernel
 	MTU   int
-	MAC   [6]byte
+	MAC   [6]byte        // all zero: it has none, and takes every frame
 	VLAN  uint16         // tag of its frames, 0 for none
 	Addrs []netip.Prefix // in the kernel's order: primary addresses first
 	Group int            // IFLA_GROUP

@@ -41,6 +41,8 @@ type forwarding struct {
 	translates bool    // there is a table nat
 	rawBusy    [2]bool // there is something to be asked in table raw, by family (IPv4 first)
 
+	links []link // by interface, if there are routes
+
 	paths   [][2]path // by entry
 	codes   codes
 	hops    hopCache
@@ -84,7 +86,9 @@ func (s *Shard) SetForwarding(n *Forwarding) {
 		f.hops.renew(f.paths)
 	}
 	f.Forwarding = n
+	f.links = f.links[:0]
 	if n != nil && n.Routes != nil {
+		f.links = linksOf(f.links, n.Routes)
 		s.tuples.SetHost(n.Routes.Ports, s.isOwn)
 	}
 	if sameRules {

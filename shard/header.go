@@ -64,11 +64,17 @@ func (s *Shard) parseHopOptions(t *transit) flow.Reason {
 }
 
 // Screen says why a fragment is not to wait for the rest of its datagram, NoReason if
-// it is to: its own hop-by-hop options are looked at before it is put together with
-// others. It is to be dropped then, and has been answered.
+// it is to: its Ethernet destination and its own hop-by-hop options are looked at before it
+// is put together with others (ip_rcv_core, ip6_rcv_core). It is to be dropped then, and has been answered.
 func (s *Shard) Screen(p *packet.Packet) flow.Reason {
 	f := &s.forward
-	if f.Forwarding == nil || p.Family != flow.IPv6 {
+	if f.Forwarding == nil {
+		return flow.NoReason
+	}
+	if f.Routes != nil && !p.ToGroup() && !f.links[p.In].own(p) {
+		return flow.ReasonOtherHost
+	}
+	if p.Family != flow.IPv6 {
 		return flow.NoReason
 	}
 	t := &f.forwarded

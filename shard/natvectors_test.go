@@ -62,7 +62,7 @@ func (b *natBox) setRules(t testing.TB, rules string) {
 func (b *natBox) pass(in int, datagram []byte) ([]byte, Verdict) {
 	b.now++
 	b.Tick(b.now)
-	f := packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, datagram)
+	f := packet.AppendEthernet(nil, packet.MAC{2, byte(in)}, packet.MAC{4}, datagram)
 	var p [1]packet.Packet
 	var v [1]Verdict
 	p[0].Parse(f, len(f), packet.Checks{Transport: true})

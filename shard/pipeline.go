@@ -68,10 +68,16 @@ func (s *Shard) traverseOutput(o, t *transit) flow.Reason {
 func (s *Shard) pass(p *packet.Packet, n int, v *Verdict) {
 	f := &s.forward
 	t := &f.forwarded
+	own := f.Routes == nil || f.links[p.In].own(p)
+	if !own && !p.ToGroup() {
+		*v = Verdict{State: flow.Invalid}
+		v.refuse(flow.ReasonOtherHost)
+		return
+	}
 	if p.Kind == packet.Data && !p.HasOptions() && (!f.rawBusy[p.Family.Index()] || s.knownPlain(p, n)) {
 		i, hit := s.table.Lookup(&s.batch, n, &p.Key, p.Flipped, s.time())
 		ref := s.track(p, v, &t.un, i, hit)
-		if ref.at == inTable && s.shortcut(p, v, ref.entry) {
+		if ref.at == inTable && own && s.shortcut(p, v, ref.entry) {
 			return
 		}
 		t.reset(s, p, n, v)

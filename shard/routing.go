@@ -174,12 +174,8 @@ func forwardable(p *packet.Packet, e endpoints) bool {
 			return false
 		}
 	}
-	return !toGroup(p)
+	return !p.ToGroup()
 }
-
-// toGroup reports whether a frame was sent to the Ethernet address of a group: nothing
-// in it is forwarded (pkt_type other than PACKET_HOST).
-func toGroup(p *packet.Packet) bool { return p.L3 >= 14 && p.Frame[0]&1 != 0 }
 
 // leaveBy says by which interface the packet leaves. Code that was made for another
 // one is of no use any more: routes have changed.

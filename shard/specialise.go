@@ -83,7 +83,7 @@ func (s *Shard) shortcut(p *packet.Packet, v *Verdict, entry uint32) bool {
 	}
 	var hop *route.Hop
 	if f.Routes != nil {
-		if hop = f.hops.of(pa.hop); hop == nil || hop.Out != code.Out || p.Hops() <= 1 || p.Len > uint32(hop.MTU) || toGroup(p) {
+		if hop = f.hops.of(pa.hop); hop == nil || hop.Out != code.Out || p.Hops() <= 1 || p.Len > uint32(hop.MTU) {
 			return false
 		}
 	}
