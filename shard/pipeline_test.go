@@ -267,6 +267,33 @@ func TestMartians(t *testing.T) {
 	}
 }
 
+// TestNeverRouted: what goes to a group, or to all on a link, does not follow a default
+// route, but is the host's, if it may be at all (asked of 6.18).
+func TestNeverRouted(t *testing.T) {
+	routes := routesOfBoth()
+	for _, all := range []string{"0.0.0.0/0", "::/0"} {
+		routes.Add(&route.Route{Table: route.TableMain, Dst: netip.MustParsePrefix(all), Kind: route.Unicast, Hops: []route.NextHop{{Out: 1, Weight: 1}}})
+	}
+	b := newForwarder(t, "", "", routes)
+	for _, c := range []struct {
+		src, dst string
+		action   Action
+		want     flow.Reason
+	}{
+		{"10.1.0.1", "224.0.0.5", Host, 0}, {"10.1.0.1", "239.1.2.3", Host, 0}, {"10.1.0.1", "255.255.255.255", Host, 0},
+		{"0.0.0.0", "255.255.255.255", Host, 0}, {"0.0.0.0", "224.0.0.1", Host, 0}, {"0.0.0.0", "0.0.0.0", Host, 0},
+		{"0.0.0.0", "239.1.2.3", Drop, flow.ReasonMartian}, {"224.0.0.1", "224.0.0.5", Drop, flow.ReasonMartian},
+		{"127.0.0.1", "224.0.0.5", Drop, flow.ReasonMartian}, {"255.255.255.255", "255.255.255.255", Drop, flow.ReasonMartian},
+		{"2001:db8:1::1", "ff02::1", Host, 0}, {"2001:db8:1::1", "ff0e::1", Host, 0}, {"fe80::1", "ff02::5", Host, 0},
+	} {
+		for range 3 {
+			if _, v := b.pass(0, udp(netip.MustParseAddr(c.src), netip.MustParseAddr(c.dst), 1, 2)); v.Action != c.action || v.Reason != c.want {
+				t.Errorf("%s to %s: %v %v", c.src, c.dst, v.Action, v.Reason)
+			}
+		}
+	}
+}
+
 // TestBroadcastSources: a broadcast address of a net passes as a source, but where the
 // kernel looks sources up: when the packet goes back to where it came from and
 // redirects are sent, and when there are rules for routing (asked of 6.18).

@@ -21,7 +21,7 @@ func (s *Shard) routeInput(t *transit) flow.Reason {
 		return r
 	}
 	e := &t.routed
-	if forEveryone(e.dst, p.Family) { // no route leads there, not even the default one (ip_route_input_rcu)
+	if neverRouted(e.src, e.dst, p.Family) {
 		v.Action = Host
 		return flow.NoReason
 	}
@@ -68,11 +68,11 @@ func (s *Shard) routeInput(t *transit) flow.Reason {
 func (s *Shard) validateSource(t *transit) flow.Reason {
 	src, dst, f, in := t.routed.src, t.routed.dst, t.p.Family, t.p.In
 	routes := s.forward.Routes
-	if martian(src, dst, f) {
+	if martian(src, dst, f, t.p.Proto) {
 		return flow.ReasonMartian
 	}
-	if f != flow.IPv4 { // an IPv6 source is not looked up: even an address of the router is forwarded
-		return flow.NoReason
+	if f != flow.IPv4 || src == (flow.Addr{}) {
+		return flow.NoReason // an IPv6 source is not looked up: even an address of the router is forwarded
 	}
 	if !routes.Interfaces[in].AcceptLocal && routes.KindOf(src, f, -1) == route.Local {
 		return flow.ReasonMartian
@@ -106,22 +106,42 @@ func (s *Shard) lookedUpSource(t *transit) bool {
 	return true
 }
 
+// limitedBroadcast is the broadcast address of every link (INADDR_BROADCAST).
+var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 // forEveryone reports whether an address is a multicast one, or the limited broadcast.
 func forEveryone(dst flow.Addr, f flow.Family) bool {
 	d := dst.Netip(f)
-	return d.IsMulticast() || d == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	return d.IsMulticast() || d == limitedBroadcast
+}
+
+// neverRouted reports whether a packet goes to a group or to all on its link, whatever
+// routes there are, a default route among them: whether it is of interest is for the host
+// to say (ip_route_input_rcu, brd_input of ip_route_input_slow; ip6_mc_input).
+func neverRouted(src, dst flow.Addr, f flow.Family) bool {
+	return forEveryone(dst, f) || f == flow.IPv4 && src == dst && dst.Netip(f).IsUnspecified()
 }
 
 // martian reports whether a packet with these addresses is not to be on any link
-// (ip_route_input_slow, ip6_rcv_core).
-func martian(src, dst flow.Addr, f flow.Family) bool {
+// (ip_route_input_slow, ip_mc_validate_source, ip6_rcv_core). One without a source, which
+// asks for an address, may go to all, and to groups of its link.
+func martian(src, dst flow.Addr, f flow.Family, proto flow.Proto) bool {
 	s, d := src.Netip(f), dst.Netip(f)
 	if f == flow.IPv6 {
 		return s.IsMulticast() || s.IsLoopback() || d.IsLoopback() || s.IsUnspecified()
 	}
-	limited := netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	return s.IsMulticast() || s.IsLoopback() || s.IsUnspecified() || s == limited || d.IsLoopback() || d.IsUnspecified()
+	switch {
+	case s.IsMulticast() || s.IsLoopback() || s == limitedBroadcast || d.IsLoopback():
+		return true
+	case s.IsUnspecified() && d.IsMulticast():
+		return !d.IsLinkLocalMulticast() && proto != igmp
+	case s.IsUnspecified():
+		return !neverRouted(src, dst, f)
+	}
+	return d.IsUnspecified()
 }
+
+const igmp flow.Proto = 2
 
 // ipForward makes the checks of ip_forward and ip6_forward, before the rules for
 // packets that are forwarded, and takes one off the TTL. A bridge makes none.
