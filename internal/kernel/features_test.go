@@ -20,7 +20,6 @@ var known = map[string]string{
 	"srcown6":       "the kernel's answers come back to it by its loopback interface",
 	"srcbroadcast":  "N17: errors to broadcast addresses",
 	"equal":         "F70: both tuples of a connection are equal",
-	"linkother":     "N3: frames for another host's Ethernet address are forwarded",
 	"dstlinklocal6": "N9", "srclinklocal6": "N10",
 	"proto33":  "N11: DCCP and REJECT",
 	"dstzero6": "N12: the source of a packet to ::",
