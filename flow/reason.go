@@ -105,7 +105,7 @@ const (
 	ReasonOtherHost       // its Ethernet destination is another host's: for that host to forward
 	ReasonMartian         // an address that no packet comes from or goes to
 	ReasonReversePath     // an answer would leave by another interface (rp_filter)
-	ReasonNotForwarded    // broadcast, multicast or link-local: not for other links
+	ReasonNotForwarded    // to a group of hosts by its Ethernet address, or from a link-local address to another link
 	ReasonNotIP           // not IP: a router forwards nothing else
 	ReasonTTLExceeded     // its time to live, or hop limit, is used up
 	ReasonTooBig          // longer than the next link takes, and not to be cut
@@ -203,7 +203,7 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonOtherHost:         {"other_host", "its Ethernet destination is another host's: for that host to forward"},
 	ReasonMartian:           {"martian", "an address that no packet comes from or goes to"},
 	ReasonReversePath:       {"reverse_path", "an answer would leave by another interface (rp_filter)"},
-	ReasonNotForwarded:      {"not_forwarded", "broadcast, multicast or link-local: not for other links"},
+	ReasonNotForwarded:      {"not_forwarded", "to a group of hosts by its Ethernet address, or from a link-local address to another link"},
 	ReasonNotIP:             {"not_ip", "not IP: a router forwards nothing else"},
 	ReasonTTLExceeded:       {"ttl_exceeded", "its time to live, or hop limit, is used up"},
 	ReasonTooBig:            {"too_big", "longer than the next link takes, and not to be cut"},

@@ -15,6 +15,9 @@ type Key struct {
 	TOS              uint8 // TOS or traffic class
 	Proto            flow.Proto
 	SrcPort, DstPort uint16 // 0 for protocols without
+
+	// link is the only interface that may be out, plus one; 0: any may.
+	link int
 }
 
 // Hop is where a packet goes next.
@@ -40,8 +43,14 @@ type Hop struct {
 // legacyTOS are the bits of TOS that routes and rules by TOS ask for (INET_DSCP_LEGACY_TOS_MASK).
 const legacyTOS = 0x1c
 
-// Lookup finds the next hop of a packet.
-func (t *Table) Lookup(k Key) Hop {
+// Lookup finds the next hop of a packet. An IPv6 destination that is link-local is on the
+// link that the packet came by (rt6_need_strict).
+func (t *Table) Lookup(k Key) Hop { return t.LookupOn(k, k.In) }
+
+// LookupOn is Lookup for a packet that answers one which came by the interface link: a
+// link-local destination is on that. -1: on any.
+func (t *Table) LookupOn(k Key, link int) Hop {
+	k.link = link + 1
 	h, _ := t.lookup(&k)
 	return h
 }
@@ -52,6 +61,9 @@ func (t *Table) lookup(k *Key) (Hop, *Route) {
 	vrf := 0
 	if k.In >= 0 && k.In < len(t.Interfaces) {
 		vrf = t.Interfaces[k.In].VRF
+	}
+	if k.Family != flow.IPv6 || !dst.IsLinkLocalUnicast() {
+		k.link = 0
 	}
 	var h Hop
 	rules := t.rules[index(k.Family)]
@@ -166,7 +178,7 @@ func (t *Table) suppressed(rule *Rule, h *Hop, r *Route, dst netip.Prefix) bool 
 }
 
 // follow fills in the next hop by a route. It reports false if none of the route's is
-// up.
+// up, or on the link where it has to be.
 func (t *Table) follow(h *Hop, r *Route, k *Key, dst netip.Addr) bool {
 	h.Kind, h.Out, h.MTU = r.Kind, -1, r.MTU
 	if r.Src.IsValid() {
@@ -176,7 +188,7 @@ func (t *Table) follow(h *Hop, r *Route, k *Key, dst netip.Addr) bool {
 		h.Out = t.out(&r.Hops[0])
 	}
 	if r.Kind != Unicast {
-		return true
+		return k.link == 0 || len(r.Hops) == 0 || t.out(&r.Hops[0]) == k.link-1
 	}
 	n, ok := t.pick(r.Hops, k)
 	if !ok {
@@ -211,6 +223,14 @@ func (t *Table) Resolve(h *Hop) {
 // pick chooses a next hop by source and destination, so that a connection stays with
 // it (fib_multipath_hash_policy 0), among those that are up.
 func (t *Table) pick(hops []NextHop, k *Key) (*NextHop, bool) {
+	if k.link != 0 {
+		for i := range hops {
+			if t.out(&hops[i]) == k.link-1 {
+				return &hops[i], t.up(&hops[i])
+			}
+		}
+		return nil, false
+	}
 	if len(hops) == 1 {
 		return &hops[0], t.up(&hops[0])
 	}
@@ -255,7 +275,7 @@ type ReverseKey struct {
 // ReverseOK reports whether an answer to the packet would leave by the interface that
 // it came in by (rpfilter_lookup_reverse, __fib_validate_source).
 func (t *Table) ReverseOK(k ReverseKey) bool {
-	h, r := t.lookup(&Key{Family: k.Family, Src: k.Dst, Dst: k.Src, In: -1, Mark: k.Mark, TOS: k.TOS})
+	h, r := t.lookup(&Key{Family: k.Family, Src: k.Dst, Dst: k.Src, In: -1, Mark: k.Mark, TOS: k.TOS, link: k.In + 1})
 	if r == nil || h.Kind != Unicast && (h.Kind != Local || !k.AcceptLocal) {
 		return false
 	}
@@ -298,7 +318,7 @@ func (t *Table) FilterOK(k ReverseKey) bool {
 // OnLink reports whether the source of a packet is a neighbour on the interface that
 // it came in by (what fib_validate_source returns, for redirects).
 func (t *Table) OnLink(f flow.Family, src, dst flow.Addr, in int) bool {
-	h, r := t.lookup(&Key{Family: f, Src: dst, Dst: src, In: -1})
+	h, r := t.lookup(&Key{Family: f, Src: dst, Dst: src, In: -1, link: in + 1})
 	if r == nil || h.Kind != Unicast {
 		return false
 	}

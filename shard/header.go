@@ -23,10 +23,7 @@ func (s *Shard) rcvCore(t *transit) flow.Reason {
 	if p.Family != flow.IPv6 {
 		return flow.NoReason
 	}
-	if s.forward.Routes != nil && impossible6(t.came.src, t.came.dst) {
-		return flow.ReasonMartian
-	}
-	if r := s.parseHopOptions(t); r != flow.NoReason {
+	if r := s.ip6RcvCore(t); r != flow.NoReason {
 		return r
 	}
 	p.Unfragment()
@@ -45,14 +42,23 @@ func impossible6(src, dst flow.Addr) bool {
 	return s.IsMulticast() || s.IsLoopback() || d.IsLoopback()
 }
 
+// ip6RcvCore makes the checks of ip6_rcv_core that Parse does not make: of addresses, and
+// of hop-by-hop options. A bridge makes none.
+func (s *Shard) ip6RcvCore(t *transit) flow.Reason {
+	if s.forward.Routes == nil {
+		return flow.NoReason
+	}
+	if impossible6(t.came.src, t.came.dst) {
+		return flow.ReasonMartian
+	}
+	return s.parseHopOptions(t)
+}
+
 // parseHopOptions refuses what ipv6_parse_hopopts refuses, and answers it: what is for
 // this host, too, for translation may yet send it elsewhere. What is for everyone the
 // host's stack looks at.
 func (s *Shard) parseHopOptions(t *transit) flow.Reason {
-	p, routes := t.p, s.forward.Routes
-	if routes == nil {
-		return flow.NoReason
-	}
+	p := t.p
 	r, code, pointer, answered := p.HopByHop()
 	if r == flow.NoReason || forEveryone(t.came.dst, p.Family) {
 		return flow.NoReason
@@ -64,8 +70,9 @@ func (s *Shard) parseHopOptions(t *transit) flow.Reason {
 }
 
 // Screen says why a fragment is not to wait for the rest of its datagram, NoReason if
-// it is to: its Ethernet destination and its own hop-by-hop options are looked at before it
-// is put together with others (ip_rcv_core, ip6_rcv_core). It is to be dropped then, and has been answered.
+// it is to: its Ethernet destination, its IPv6 addresses and its own hop-by-hop options are
+// looked at before it is put together with others (ip_rcv_core, ip6_rcv_core). It is to be
+// dropped then, and has been answered.
 func (s *Shard) Screen(p *packet.Packet) flow.Reason {
 	f := &s.forward
 	if f.Forwarding == nil {
@@ -79,7 +86,7 @@ func (s *Shard) Screen(p *packet.Packet) flow.Reason {
 	}
 	t := &f.forwarded
 	t.reset(s, p, 0, &f.screened)
-	return s.parseHopOptions(t)
+	return s.ip6RcvCore(t)
 }
 
 // Expired answers the first fragment of a datagram whose others have not come in time, if

@@ -23,6 +23,7 @@ var (
 	errHostUnreachable = icmpError{v4: icmpType{3, 1}, v6: icmpType{1, 3}}  // ICMP_HOST_UNREACH, ICMPV6_ADDR_UNREACH
 	errUnreachable     = icmpError{v4: icmpType{3, 1}, v6: icmpType{1, 0}}  // ICMP_HOST_UNREACH, ICMPV6_NOROUTE (ip6_pkt_discard)
 	errProhibited      = icmpError{v4: icmpType{3, 13}, v6: icmpType{1, 1}} // ICMP_PKT_FILTERED, ICMPV6_ADM_PROHIBITED
+	errBeyondScope     = icmpError{v6: icmpType{1, 2}}                      // ICMPV6_NOT_NEIGHBOUR
 	errFragmentTime    = icmpError{v4: icmpType{11, 1}, v6: icmpType{3, 1}} // ICMP_EXC_FRAGTIME, ICMPV6_EXC_FRAGTIME
 	errTimeExceeded    = icmpError{v4: icmpType{11, 0}, v6: icmpType{3, 0}} // ICMP_EXC_TTL, ICMPV6_EXC_HOPLIMIT
 )
@@ -68,7 +69,7 @@ func (s *Shard) sendError(t *transit, e icmpError) {
 	to, self := p.Addrs()
 	hop := route.Hop{Out: p.In}
 	if f.Routes != nil {
-		hop = f.Routes.Lookup(route.Key{Family: p.Family, Dst: to, In: -1})
+		hop = f.Routes.LookupOn(route.Key{Family: p.Family, Dst: to, In: -1}, p.In)
 		switch {
 		case hop.Kind == route.Local && nat.Applies(t.status(), t.v.Dir, manipSrc.source()):
 			hop.Src = to // masqueraded already: undoing that finds the sender
@@ -103,7 +104,7 @@ func (s *Shard) sendReset(t *transit) {
 	hop := route.Hop{Out: p.In}
 	if f.Routes != nil {
 		to, _ := p.Addrs()
-		hop = f.Routes.Lookup(route.Key{Family: p.Family, Dst: to, In: -1})
+		hop = f.Routes.LookupOn(route.Key{Family: p.Family, Dst: to, In: -1}, p.In)
 		if hop.Kind != route.Unicast || hop.Out < 0 {
 			return
 		}

@@ -123,7 +123,7 @@ func (s *Shard) sendRedirect6(t *transit) {
 	if !f.Routes.OnLink(flow.IPv6, src, dst, p.In) || !f.redirects6.allow(dst, s.now) || !f.redirects6.allow(src, s.now) {
 		return
 	}
-	hop := f.Routes.Lookup(route.Key{Family: flow.IPv6, Dst: src, In: -1})
+	hop := f.Routes.LookupOn(route.Key{Family: flow.IPv6, Dst: src, In: -1}, p.In)
 	if hop.Kind != route.Unicast || hop.Out != p.In {
 		return
 	}

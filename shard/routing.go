@@ -5,7 +5,6 @@ import (
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/nat"
-	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/route"
 )
 
@@ -123,12 +122,13 @@ func neverRouted(src, dst flow.Addr, f flow.Family) bool {
 }
 
 // martian reports whether a packet with these addresses is not to be on any link
-// (ip_route_input_slow, ip_mc_validate_source, ip6_rcv_core). One without a source, which
-// asks for an address, may go to all, and to groups of its link.
+// (ip_route_input_slow, ip_mc_validate_source). One without a source, which asks for an
+// address, may go to all, and to groups of its link. Of IPv6 packets impossible6 has said so
+// before rules have seen them, who may have changed the destination.
 func martian(src, dst flow.Addr, f flow.Family, proto flow.Proto) bool {
 	s, d := src.Netip(f), dst.Netip(f)
 	if f == flow.IPv6 {
-		return s.IsMulticast() || s.IsLoopback() || d.IsLoopback() || s.IsUnspecified()
+		return d.IsLoopback()
 	}
 	switch {
 	case s.IsMulticast() || s.IsLoopback() || s == limitedBroadcast || d.IsLoopback():
@@ -150,7 +150,7 @@ func (s *Shard) ipForward(t *transit) flow.Reason {
 		return flow.NoReason
 	}
 	p, hop := t.p, &t.hop
-	if !forwardable(p, t.routed) {
+	if p.ToGroup() {
 		return flow.ReasonNotForwarded
 	}
 	if hop.Out < 0 {
@@ -160,6 +160,11 @@ func (s *Shard) ipForward(t *transit) flow.Reason {
 	if p.Hops() <= 1 {
 		s.sendError(t, errTimeExceeded)
 		return flow.ReasonTTLExceeded
+	}
+	if hop.Out != p.In && p.Family == flow.IPv6 {
+		if r := s.checkScope(t); r != flow.NoReason {
+			return r
+		}
 	}
 	redirect := s.redirectDue(t)
 	if redirect && p.Family == flow.IPv6 {
@@ -185,16 +190,18 @@ func (s *Shard) ipForward(t *transit) flow.Reason {
 	return flow.NoReason
 }
 
-// forwardable reports whether a packet that was sent to this host alone, and with
-// addresses of more than one link, as only such are forwarded.
-func forwardable(p *packet.Packet, e endpoints) bool {
-	if f := p.Family; f == flow.IPv6 {
-		src, dst := e.src.Netip(f), e.dst.Netip(f)
-		if dst.IsMulticast() || dst.IsLinkLocalUnicast() || src.IsLinkLocalUnicast() {
-			return false
-		}
+// checkScope refuses an IPv6 packet that leaves by another link than it came by, and whose
+// source is none there (the "security critical" check of ip6_forward).
+func (s *Shard) checkScope(t *transit) flow.Reason {
+	src := t.routed.src.Netip(flow.IPv6)
+	switch {
+	case src.IsUnspecified():
+		return flow.ReasonMartian
+	case src.IsLinkLocalUnicast():
+		s.sendError(t, errBeyondScope)
+		return flow.ReasonNotForwarded
 	}
-	return !p.ToGroup()
+	return flow.NoReason
 }
 
 // leaveBy says by which interface the packet leaves. Code that was made for another

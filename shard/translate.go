@@ -79,7 +79,7 @@ func (s *Shard) natOutput(o *transit) flow.Reason {
 		return r
 	}
 	if routes := s.forward.Routes; routes != nil {
-		o.hop = routes.Lookup(route.Key{Family: o.p.Family, Src: o.view.Src, Dst: o.view.Dst, In: -1})
+		o.hop = routes.LookupOn(route.Key{Family: o.p.Family, Src: o.view.Src, Dst: o.view.Dst, In: -1}, o.hop.Out)
 		if o.hop.Kind != route.Unicast || o.hop.Out < 0 {
 			return flow.ReasonNoRoute
 		}

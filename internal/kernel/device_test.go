@@ -268,6 +268,7 @@ func labRoutes(l *lab) *route.Table {
 	for s := range Side(2) {
 		ifs = append(ifs, route.Interface{Name: fmt.Sprintf("r%d", s), Up: true, MTU: l.mtuOf(s), MAC: RouterMAC(s), Addrs: []netip.Prefix{
 			netip.PrefixFrom(s.Host(254, flow.IPv4), 24), netip.PrefixFrom(s.Host(254, flow.IPv6), 48),
+			netip.PrefixFrom(s.linkLocal(), 64),
 		}})
 	}
 	t := route.New(ifs)
@@ -281,7 +282,9 @@ func labRoutes(l *lab) *route.Table {
 		hop := []route.NextHop{{Out: int(s), Weight: 1}}
 		for _, p := range ifs[s].Addrs {
 			a := p.Addr()
-			t.Add(&route.Route{Table: route.TableMain, Dst: p.Masked(), Kind: route.Unicast, Hops: hop, Src: a})
+			if !a.IsLinkLocalUnicast() {
+				t.Add(&route.Route{Table: route.TableMain, Dst: p.Masked(), Kind: route.Unicast, Hops: hop, Src: a})
+			}
 			t.Add(&route.Route{Table: route.TableLocal, Dst: netip.PrefixFrom(a, a.BitLen()), Kind: route.Local, Hops: hop})
 			if l.narrow != 0 {
 				n := s.Host(narrowHost, flow.IPv4)
@@ -307,6 +310,7 @@ func labRoutes(l *lab) *route.Table {
 				t.SetNeighbour(int(s), s.Host(n, f), HostMAC(), true)
 			}
 		}
+		t.SetNeighbour(int(s), netip.MustParseAddr(linkLocalHost), HostMAC(), true)
 	}
 	return t
 }
@@ -349,10 +353,11 @@ func (d *device) judge(p []packet.Packet, out *[2][][]byte) {
 	d.take(s, out)
 }
 
-// take sends what a shard itself has to say.
+// take sends what a shard itself has to say, but for redirects of IPv6, which the kernel
+// limits by the time (and exchange leaves out of what it sends, too).
 func (d *device) take(s *shard.Shard, out *[2][][]byte) {
 	for _, o := range s.TakeOwn() {
-		if o.Hop.Known {
+		if redirect := o.Datagram[0]>>4 == 6 && o.Datagram[6] == 58 && o.Datagram[40] == 137; o.Hop.Known && !redirect {
 			out[o.Out] = append(out[o.Out], packet.AppendEthernet(nil, packet.MAC(o.Hop.DstMAC), packet.MAC(o.Hop.SrcMAC), bytes.Clone(o.Datagram)))
 		}
 	}

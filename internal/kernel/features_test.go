@@ -14,15 +14,14 @@ import (
 //
 // A feature leaves the list when it no longer differs; TestKnownDifferences says so.
 var known = map[string]string{
-	"cutnft":        "iptables-nft makes expressions of its own of matches for ports, which do not drop a packet that is cut off",
-	"ah6nft":        "iptables-nft takes AH for the protocol of an IPv6 packet, ip_tables what follows it",
-	"optown":        "what is wrong with options of a packet for the router itself is the host's to say: its answers pass the kernel's rules, and not xdpct",
-	"srcown6":       "the kernel's answers come back to it by its loopback interface",
-	"srcbroadcast":  "N17: errors to broadcast addresses",
-	"equal":         "F70: both tuples of a connection are equal",
-	"dstlinklocal6": "N9", "srclinklocal6": "N10",
-	"proto33":  "N11: DCCP and REJECT",
-	"dstzero6": "N12: the source of a packet to ::",
+	"cutnft":       "iptables-nft makes expressions of its own of matches for ports, which do not drop a packet that is cut off",
+	"ah6nft":       "iptables-nft takes AH for the protocol of an IPv6 packet, ip_tables what follows it",
+	"optown":       "what is wrong with options of a packet for the router itself is the host's to say: its answers pass the kernel's rules, and not xdpct",
+	"srcown6":      "the kernel's answers come back to it by its loopback interface",
+	"srcbroadcast": "N17: errors to broadcast addresses",
+	"equal":        "F70: both tuples of a connection are equal",
+	"proto33":      "N11: DCCP and REJECT",
+	"dstzero6":     "N12: the source of a packet to ::",
 }
 
 var onlyFeatures = flag.String("features", "", "features to take although they are known to differ, by name, with commas between; all: all of them")

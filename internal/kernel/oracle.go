@@ -75,6 +75,16 @@ var (
 	hostMAC   = net.HardwareAddr{2, 0, 0, 0, 1, 1}
 )
 
+// linkLocalHost is the link-local address of a host on either side.
+const linkLocalHost = "fe80::1"
+
+// linkLocal is the address that the kernel gives the router's interface on a side, by its
+// Ethernet address (RFC 4291, appendix A).
+func (s Side) linkLocal() netip.Addr {
+	m := routerMAC[s]
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]})
+}
+
 // NewOracle builds the namespaces; sysctls are names below net/netfilter.
 func NewOracle(sysctls map[string]string) (o *Oracle, err error) { return build(sysctls, true) }
 
@@ -162,15 +172,20 @@ func (o *Oracle) wire() error {
 		if err != nil {
 			return err
 		}
+		hosts := []netip.Addr{netip.MustParseAddr(linkLocalHost)}
 		for _, n := range append(hostNumbers(), spareHosts...) {
-			for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
-				err := o.router.Netlink().NeighAdd(&netlink.Neigh{
-					LinkIndex: link.Attrs().Index, Family: int(f), State: netlink.NUD_PERMANENT,
-					IP: side.Host(n, f).AsSlice(), HardwareAddr: hostMAC,
-				})
-				if err != nil {
-					return fmt.Errorf("neighbour: %w", err)
-				}
+			hosts = append(hosts, side.Host(n, flow.IPv4), side.Host(n, flow.IPv6))
+		}
+		for _, a := range hosts {
+			family := netlink.FAMILY_V6
+			if a.Is4() {
+				family = netlink.FAMILY_V4
+			}
+			err := o.router.Netlink().NeighAdd(&netlink.Neigh{
+				LinkIndex: link.Attrs().Index, Family: family, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: hostMAC,
+			})
+			if err != nil {
+				return fmt.Errorf("neighbour: %w", err)
 			}
 		}
 	}
