@@ -98,7 +98,7 @@ func (p *Packet) InPlace(pieces []Piece) bool {
 // its header to each, and what they carry. Valid iff p Keeps them and they are
 // InPlace.
 func (p *Packet) Scatter(pieces []Piece) {
-	h := p.Frame[p.L3 : p.L3+uint16(p.Len)]
+	h := p.Frame[p.L3 : int(p.L3)+int(p.Len)]
 	n := p.unfragmentable(pieces)
 	for i := range pieces {
 		q := &pieces[i]

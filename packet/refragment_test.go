@@ -329,3 +329,26 @@ func TestFragmentsAllocate(t *testing.T) {
 		t.Errorf("%v allocations", allocs)
 	}
 }
+
+// TestScatterLargest: the longest datagrams there are, whose ends lie beyond 65535 bytes
+// of their frames, go back into their fragments as they came.
+func TestScatterLargest(t *testing.T) {
+	var at []int
+	for n := 1480; n < 65000; n += 1480 {
+		at = append(at, n)
+	}
+	for _, size := range []int{65535, 65534, 65522, 65521, 65500} {
+		d := labUDP(size - 28)
+		fragments := cutDatagram(d, 20, 0, at...)
+		p, pieces := joined(t, fragments)
+		if int(p.Len) != size || p.Kind != Data {
+			t.Fatalf("%d bytes: %v, %v, %d bytes", size, p.Kind, p.Reason, p.Len)
+		}
+		p.Scatter(pieces)
+		for i := range pieces {
+			if got := pieces[i].Frame[14:]; !bytes.Equal(got, fragments[i]) {
+				t.Fatalf("%d bytes: fragment %d came back different", size, i)
+			}
+		}
+	}
+}
