@@ -112,7 +112,7 @@ func ipv6Header(m *syntax.IPv6Header) []condition {
 // headers returns which headers an IPv6 packet has, as ipv6header_mt6 walks them. ok is
 // false if they are cut off.
 func (v *View) headers() (has uint8, ok bool) {
-	end := int(v.P.L3) + int(v.P.Len)
+	end := min(int(v.P.L3)+int(v.P.Len), len(v.P.Frame))
 	for x := range v.P.Extensions {
 		if x.Cut && end-x.At < 2 {
 			return 0, false

@@ -104,7 +104,9 @@ func dccp(m *syntax.DCCP) []condition {
 }
 
 // dccpOptions returns the options of a DCCP packet: what is between the header of its
-// type and the data (dccp_find_option). ok is false if they are cut off.
+// type and the data, nil if there are none. ok is false if they are cut off, or the
+// header says that it ends within the fixed part. As in Linux (dccp_find_option) a fixed
+// part that is cut off itself is no reason to drop where no options would follow it.
 func dccpOptions(h []byte) (o []byte, ok bool) {
 	begin := 12
 	if h[8]&1 != 0 { // extended sequence numbers
@@ -119,9 +121,12 @@ func dccpOptions(h []byte) (o []byte, ok bool) {
 	default: // RESPONSE, RESET
 		begin += 12
 	}
-	end := int(h[4]) * 4
-	if end < begin || end > len(h) && end != begin {
+	switch end := int(h[4]) * 4; {
+	case end == begin:
+		return nil, true
+	case end < begin || end > len(h):
 		return nil, false
+	default:
+		return h[begin:end], true
 	}
-	return h[begin:max(end, begin)], true
 }
