@@ -20,8 +20,7 @@ var known = map[string]string{
 	"srcown6":      "the kernel's answers come back to it by its loopback interface",
 	"srcbroadcast": "N17: errors to broadcast addresses",
 	"equal":        "F70: both tuples of a connection are equal",
-	"proto33":      "N11: DCCP and REJECT",
-	"dstzero6":     "N12: the source of a packet to ::",
+	"dstzero6":     "masquerading to :: takes another source (docs/parity.md)",
 }
 
 var onlyFeatures = flag.String("features", "", "features to take although they are known to differ, by name, with commas between; all: all of them")
