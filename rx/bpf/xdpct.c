@@ -262,8 +262,8 @@ static __always_inline int is_routed(void *data, void *end)
 
 		if ((void *)(ip + 1) > end)
 			return 1; // user space has a name for it
-		if (bpf_ntohl(ip->daddr) >= 0xe0000000)
-			return 0; // multicast, broadcast
+		if ((ip->daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip->daddr == 0xffffffff)
+			return 0; // multicast, limited broadcast; Linux forwards the rest of 240.0.0.0/4
 		dst.in6_u.u6_addr32[2] = bpf_htonl(0xffff);
 		dst.in6_u.u6_addr32[3] = ip->daddr;
 		l4 = ip->protocol;
