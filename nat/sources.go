@@ -103,8 +103,10 @@ func (s *Sources) anew(b [2]*mappings, id uint64, addr flow.Addr, turn uint64) b
 				}
 				continue
 			}
-			// Those that live are worth more than those that do not, then the later.
-			w := uint64(uint32(u>>32) - uint32(turn>>32))
+			// Those that live are worth more than those that do not, then the later. The
+			// difference has a sign: another shard may have taken a later turn, and have
+			// written first.
+			w := uint64(uint32(u>>32) - uint32(turn>>32) ^ 1<<31)
 			if u&busy != 0 {
 				w |= 1 << 32
 			}

@@ -132,3 +132,36 @@ func TestSourcesForget(t *testing.T) {
 		t.Errorf("%d are counted as forgotten", n)
 	}
 }
+
+// TestSourcesLaterTurn: a mapping that another shard wrote with a later turn than that
+// of who looks for a place is the youngest of all, not the oldest, also where the turns
+// wrap.
+func TestSourcesLaterTurn(t *testing.T) {
+	for _, begin := range []uint32{0, 1<<31 - 10, 1<<32 - 10, 1<<32 - 17} {
+		s := NewSources(1, Key{1, 2}) // two buckets: each source may lie in any place
+		s.turn.Store(begin)
+		source := func(n int) *flow.Tuple {
+			x := tuple(flow.UDP, "10.1.0.1", "10.2.0.1", uint16(1000+n), 53)
+			return &x
+		}
+		a := addr("192.0.2.1")
+		r := Range{Min: a, Max: a, Addrs: true}
+		there := func(n int) bool {
+			_, ok := s.Find(*source(n), &r, true)
+			return ok
+		}
+		const late, places = 15, 16
+		for n := range late {
+			s.Add(source(n), a, uint16(n))
+		}
+		turn := uint64(s.turn.Add(1)) << 32 // taken, and not used yet
+		s.Add(source(late), a, late)
+		b, f := s.bucketsOf(source(places))
+		if !s.anew(b, f<<16|places, a, turn) {
+			t.Fatal("nobody else writes, and there is no place")
+		}
+		if there(0) || !there(late) || !there(places) {
+			t.Errorf("from turn %d: the oldest is there: %v, the latest: %v, the new one: %v", begin, there(0), there(late), there(places))
+		}
+	}
+}
