@@ -52,12 +52,17 @@ func crowdPort(reply *flow.Tuple) uint16 {
 	return reply.L4.Dst()
 }
 
+// set returns the slots in one of which a crowd with an id is.
+func (c *crowds) set(id uint64) []crowd {
+	return c.slots[id%(numCrowds/crowdWays)*crowdWays:][:crowdWays]
+}
+
 // find returns the crowd with an id, nil if there is none.
 func (c *crowds) find(id uint64) *crowd {
 	if !c.used.Load() {
 		return nil
 	}
-	set := c.slots[id%(numCrowds/crowdWays)*crowdWays:][:crowdWays]
+	set := c.set(id)
 	for i := range set {
 		if set[i].id.Load() == id {
 			return &set[i]
@@ -67,12 +72,13 @@ func (c *crowds) find(id uint64) *crowd {
 }
 
 // begin returns a crowd with an id, in place of another if need be; nil if somebody else
-// is about to do that.
+// takes the same slot. Shards that begin one at the same moment may make two: the second
+// costs a slot, and is as true as the first, since gone tells both.
 func (c *crowds) begin(id uint64) *crowd {
 	if w := c.find(id); w != nil {
 		return w
 	}
-	set := c.slots[id%(numCrowds/crowdWays)*crowdWays:][:crowdWays]
+	set := c.set(id)
 	w := &set[c.turn.Add(1)%crowdWays]
 	for i := range set {
 		if set[i].id.Load() == 0 {
@@ -103,12 +109,17 @@ func (w *crowd) note(id uint64, port uint16) {
 
 func (w *crowd) free(port uint16) { w.bits[port/64].And(^(uint64(1) << (port % 64))) }
 
-// gone says that a tuple is free again.
+// gone says that a tuple is free again, to every crowd of its destination: to tell the
+// first one only would leave the port taken for good in a second one.
 func (c *crowds) gone(t *flow.Tuple) {
 	if !c.used.Load() {
 		return
 	}
-	if w := c.find(c.crowdID(t)); w != nil {
-		w.free(crowdPort(t))
+	id := c.crowdID(t)
+	set := c.set(id)
+	for i := range set {
+		if set[i].id.Load() == id {
+			set[i].free(crowdPort(t))
+		}
 	}
 }
