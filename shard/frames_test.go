@@ -123,7 +123,6 @@ func notIP() map[string][]byte {
 		"ARP, padded":           append(arp(), make([]byte, 18)...),
 		"ARP, one tag":          tagged(arp(), 5),
 		"ARP, two tags, padded": append(tagged(arp(), 5, 6), make([]byte, 10)...),
-		"IPv4, three tags":      tagged(packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, udp(clientIP, serverIP, 1, 2)), 5, 6, 7),
 		"LLDP":                  append(append([]byte(nil), mac...), 0x88, 0xcc, 2, 7, 4),
 		"EtherType alone":       append(append([]byte(nil), mac...), 0x88, 0xcc),
 		"802.3 length (STP)":    append(append([]byte(nil), mac...), 0, 38, 0x42, 0x42, 3),
@@ -249,4 +248,27 @@ func routesOfBoth() *route.Table {
 		}
 	}
 	return t
+}
+
+// TestTooManyTags: IP behind more tags than are looked behind passes no bridge that has
+// rules, whatever they say: Linux hosts strip any number of tags with VLAN 0.
+func TestTooManyTags(t *testing.T) {
+	d := packet.AppendUDP(nil, packet.IP{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2")}, 1000, 8080, []byte("x"))
+	for tags := range 6 {
+		for _, typ := range []uint16{0x8100, 0x88a8} {
+			frame := append([]byte{2, 0, 0, 0, 0, 2}, 2, 0, 0, 0, 0, 1)
+			for range tags {
+				frame = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(frame, typ), 0)
+			}
+			frame = append(binary.BigEndian.AppendUint16(frame, 0x0800), d...)
+			want := flow.ReasonRule
+			if tags > 2 {
+				want = flow.ReasonVLANTooDeep
+			}
+			b := newForwarder(t, "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n", "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n", nil)
+			if _, v := b.passFrame(0, frame); v.Action != Drop || v.Reason != want {
+				t.Errorf("%d tags of %#x: %v, %v, want %v", tags, typ, v.Action, v.Reason, want)
+			}
+		}
+	}
 }

@@ -103,6 +103,8 @@ func (s *Shard) passOther(p *packet.Packet, v *Verdict) {
 	case v.Action != Accept:
 	case p.Kind == packet.Fragmented: // it came without its datagram, so rules cannot be asked
 		v.refuse(flow.ReasonFragment)
+	case p.Reason == flow.ReasonVLANTooDeep: // hosts strip any number of priority tags, and find IP inside
+		v.refuse(flow.ReasonVLANTooDeep)
 	case s.forward.Routes != nil:
 		v.refuse(flow.ReasonNotIP)
 	}
