@@ -234,7 +234,10 @@ func (p *parser) commit(w token) *Error {
 			if !applied[d.chain] {
 				d.rule.Why = d.err
 				p.kept++
-			} else if len(p.errs) < maxErrors {
+				continue
+			}
+			d.rule.Jump = "" // one error for the rule; what it jumps to is a guess
+			if len(p.errs) < maxErrors {
 				p.errs = append(p.errs, d.err)
 			}
 		}
@@ -299,6 +302,8 @@ func (t *Table) checkJumps() (line int, msg string) {
 			next := t.Chain(r.Jump)
 			switch {
 			case r.Jump == "" || next == nil && r.Why != nil:
+			case next == nil && targets[r.Jump].make != nil:
+				return r.Line, fmt.Sprintf("goes to a target as if it were a chain (-j, not -g): %s", r.Jump)
 			case next == nil:
 				return r.Line, fmt.Sprintf("jumps to a chain that table %s does not have: %s", t.Name, r.Jump)
 			case nested[next] == visiting:

@@ -184,3 +184,27 @@ func TestJumps(t *testing.T) {
 		}
 	}
 }
+
+// TestOneErrorPerRule: a rule that is not understood is one error. What it jumps to is not
+// looked at as well, and no target is taken for a chain.
+func TestOneErrorPerRule(t *testing.T) {
+	for _, rule := range []string{
+		"-A FORWARD -p tcp --dport 80,443 -j ACCEPT",
+		"-A FORWARD -p tcp --dport 80,443 -j nowhere",
+		"-A FORWARD -p tcp --dport 80,443 -j own",
+		"-A FORWARD -s 10.0.0.256 -j REJECT --reject-with icmp-net-unreachable",
+		"-A FORWARD -j REJECT --reject-with nonsense",
+		"-A FORWARD -m nonsense -j DNAT --to-destination 10.0.0.1",
+		"-A FORWARD -m nonsense -j MASQUERADE",
+	} {
+		_, err := Parse(strings.NewReader("*filter\n:FORWARD ACCEPT [0:0]\n:own - [0:0]\n"+rule+"\n-A own -j FORWARD2\nCOMMIT\n"), "rules", flow.IPv4)
+		lines := strings.Split(err.Error(), "\n")
+		if len(lines) != 2 || !strings.HasPrefix(lines[0], "rules:4:") || !strings.HasSuffix(lines[1], "line 5 jumps to a chain that table filter does not have: FORWARD2") {
+			t.Errorf("%s: want one error of line 4 and the one of line 5:\n%v", rule, err)
+		}
+	}
+	_, err := Parse(strings.NewReader("*filter\n-A FORWARD -g ACCEPT\nCOMMIT\n"), "rules", flow.IPv4)
+	if err == nil || !strings.Contains(err.Error(), "line 2 goes to a target as if it were a chain") {
+		t.Errorf("-g ACCEPT: %v", err)
+	}
+}
