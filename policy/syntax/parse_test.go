@@ -120,6 +120,33 @@ func TestWrongFamily(t *testing.T) {
 	}
 }
 
+// TestWrongFamilyInDoubt: addresses of the other family in a few lines are mistakes of
+// these lines. They hide none of the others.
+func TestWrongFamilyInDoubt(t *testing.T) {
+	wrong := strings.Repeat("-A FORWARD -p tcp --dport 80,443 -j ACCEPT\n", 10)
+	for _, c := range []struct {
+		text string
+		want int
+		as   flow.Family
+	}{
+		{wrong + "-A FORWARD -s 2001:db8::/32 -j ACCEPT\n", 11, flow.IPv4},
+		{wrong + "-A FORWARD -s 10.0.0.0/8 -j ACCEPT\n", 11, flow.IPv6},
+		{"-A FORWARD -s 10.0.0.1/32 -j ACCEPT\n" + strings.Repeat("-A FORWARD -s 2001:db8::/32 -j ACCEPT\n", 9), 9, flow.IPv4},
+		{"-A FORWARD -p icmp -j ACCEPT\n" + strings.Repeat("-A FORWARD -s 2001:db8::/32 -j ACCEPT\n", 9), 9, flow.IPv4},
+		{strings.Repeat("-A FORWARD -m comment --comment 2001:db8::1 -m nonsense\n", 9), 9, flow.IPv4},
+		{"-A FORWARD -d 10.0.0.1/32 -j ACCEPT\n-A FORWARD -p icmp -m icmp6 --icmpv6-type 128 -j ACCEPT\n", 1, flow.IPv4},
+	} {
+		_, err := Parse(strings.NewReader("*filter\n"+c.text+"COMMIT\n"), "rules", c.as)
+		if err == nil || strings.Contains(err.Error(), "-save") || strings.Count(err.Error(), "\n")+1 != c.want {
+			t.Errorf("want %d errors, of lines: %v", c.want, err)
+		}
+	}
+	all := strings.Repeat("-A FORWARD -s 2001:db8::/32 -d 2001:db8::/32 -j ACCEPT\n", 3)
+	if _, err := Parse(strings.NewReader("*filter\n"+all+"COMMIT\n"), "rules", flow.IPv4); err == nil || !strings.Contains(err.Error(), "ip6tables-save") {
+		t.Errorf("six addresses of IPv6, none of IPv4: %v", err)
+	}
+}
+
 // TestManyChains: reading takes a time that grows with the size of the file, not with
 // its square (F42): fifty times the chains take less than five
 // hundred times as long.
