@@ -6,8 +6,11 @@ FUZZTIME ?= 60s
 
 .PHONY: build demo test lint race bench perf fuzz kernel pgo generate drift soak-routes ci-stress clean
 
+# What git knows of the commit goes into the program, where git knows any.
+VCS = $(if $(shell git rev-parse HEAD 2>/dev/null),auto,false)
+
 build: ## the program, as bin/xdpct; VERSION=v1.2.3 to name a release
-	$(GO) build $(if $(VERSION),-ldflags "-X main.release=$(VERSION)") -o bin/xdpct ./cmd/xdpct
+	$(GO) build -buildvcs=$(VCS) $(if $(VERSION),-ldflags "-X main.release=$(VERSION)") -o bin/xdpct ./cmd/xdpct
 
 demo: build ## the main job, in namespaces that come and go with it
 	./bin/xdpct demo

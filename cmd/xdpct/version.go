@@ -3,8 +3,10 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -40,7 +42,7 @@ func versionLine() string {
 }
 
 // version returns the release, or else what the build information has: the version of the
-// module, which Go makes of the commit where it can, or the commit.
+// module where the commit has one, or the commit and its date ("0e0c6bd 2026-11-21").
 func version() string {
 	if release != "" {
 		return release
@@ -52,21 +54,29 @@ func version() string {
 	return versionOf(info)
 }
 
+// untagged is the end of a version that Go makes up for a commit without a tag: its time
+// and the beginning of its name (go.dev/ref/mod, pseudo-versions).
+var untagged = regexp.MustCompile(`[-.]\d{14}-[0-9a-f]{12}(\+dirty)?$`)
+
 func versionOf(info *debug.BuildInfo) string {
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
-	}
-	commit, modified := "", ""
+	vcs := map[string]string{}
 	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			commit = s.Value[:min(len(s.Value), 12)]
-		case s.Key == "vcs.modified" && s.Value == "true":
-			modified = "+dirty"
-		}
+		vcs[s.Key] = s.Value
+	}
+	commit := vcs["vcs.revision"]
+	v := info.Main.Version
+	if v != "" && v != "(devel)" && (commit == "" || !untagged.MatchString(v)) {
+		return v
 	}
 	if commit == "" {
 		return "unknown"
 	}
-	return commit + modified
+	commit = commit[:min(len(commit), 7)]
+	if vcs["vcs.modified"] == "true" {
+		commit += "+dirty"
+	}
+	if date, _, ok := strings.Cut(vcs["vcs.time"], "T"); ok { // RFC 3339, UTC
+		commit += " " + date
+	}
+	return commit
 }
