@@ -263,17 +263,31 @@ func familyOf(a netip.Addr) flow.Family {
 	return flow.IPv6
 }
 
+// chunk takes a free chunk for a frame of n bytes of our own. If there is none, or none is
+// long enough, the frame is counted as dropped.
+func (w *worker) chunk(n int) (d rx.Desc, ok bool) {
+	if n > int(w.umem.MaxFrame()) {
+		w.drops[flow.ReasonFrameTooLarge]++
+		return d, false
+	}
+	free := w.pool.Peek(1)
+	if len(free) == 0 {
+		w.drops[flow.ReasonNoChunk]++
+		return d, false
+	}
+	d = rx.Desc{Addr: free[0] + rx.Headroom, Len: uint32(n)}
+	w.pool.Take(1)
+	return d, true
+}
+
 // sendOwn sends what the shard itself has to say.
 func (w *worker) sendOwn() {
 	for _, o := range w.shard.TakeOwn() {
 		const l3 = packet.MaxLink // room for the link header
-		free := w.pool.Peek(1)
-		if len(free) == 0 || l3+len(o.Datagram) > int(w.umem.MaxFrame()) {
-			w.drops[flow.ReasonNoChunk]++
+		d, ok := w.chunk(l3 + len(o.Datagram))
+		if !ok {
 			continue
 		}
-		d := rx.Desc{Addr: free[0] + rx.Headroom, Len: uint32(l3 + len(o.Datagram))}
-		w.pool.Take(1)
 		copy(w.umem.Frame(d)[l3:], o.Datagram)
 		if w.routing.table == nil { // a bridge: back to where the packet came from
 			w.answerBridged(d, &o)

@@ -3,7 +3,6 @@ package engine
 import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
-	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
 )
 
@@ -180,14 +179,12 @@ func (w *worker) divide(p *packet.Packet, frames []handed, v *shard.Verdict) {
 // sendBuilt sends a datagram, in a chunk of its own, where a verdict says. link is the
 // link header of what it was made from, which came by a port.
 func (w *worker) sendBuilt(link, datagram []byte, port uint8, v *shard.Verdict) {
-	free := w.pool.Peek(1)
-	if len(free) == 0 || len(link)+len(datagram) > int(w.umem.MaxFrame()) {
-		w.drops[flow.ReasonNoChunk]++
+	d, ok := w.chunk(len(link) + len(datagram))
+	if !ok {
 		return
 	}
-	h := handed{desc: rx.Desc{Addr: free[0] + rx.Headroom, Len: uint32(len(link) + len(datagram))}, port: port}
-	w.pool.Take(1)
-	f := w.umem.Frame(h.desc)
+	h := handed{desc: d, port: port}
+	f := w.umem.Frame(d)
 	copy(f, link)
 	copy(f[len(link):], datagram)
 	w.dispatch(h, uint16(len(link)), v)

@@ -1,0 +1,42 @@
+package engine
+
+import (
+	"log/slog"
+	"testing"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/shard"
+)
+
+// bare returns n workers of a bridge without queues, whose threads do not run.
+func bare(t *testing.T, n int) []*worker {
+	t.Helper()
+	cfg := DefaultConfig()
+	cfg.Mode, cfg.Settings.Max = Bridge, 1000
+	cfg.Ports = []PortConfig{{Interface: "left"}, {Interface: "right"}}
+	e := &Engine{cfg: cfg, log: slog.New(slog.DiscardHandler), ports: []*port{{}, {}}}
+	t.Cleanup(func() { _ = e.release() })
+	if err := e.makeWorkers(n); err != nil {
+		t.Fatal(err)
+	}
+	return e.workers
+}
+
+// TestTooLongForAChunk: a datagram of our own that no chunk holds is frame_too_large; that
+// no chunk is free is said only of one that would have fitted.
+func TestTooLongForAChunk(t *testing.T) {
+	w := bare(t, 1)[0]
+	link, v := make([]byte, 14), &shard.Verdict{Action: shard.Accept}
+	most := int(w.umem.MaxFrame()) - len(link)
+	free := w.pool.Free()
+	w.sendBuilt(link, make([]byte, most+1), 0, v)
+	if w.drops[flow.ReasonFrameTooLarge] != 1 || w.drops[flow.ReasonNoChunk] != 0 || w.pool.Free() != free {
+		t.Errorf("too long: %d frame_too_large, %d no_chunk, %d chunks of %d left",
+			w.drops[flow.ReasonFrameTooLarge], w.drops[flow.ReasonNoChunk], w.pool.Free(), free)
+	}
+	w.pool.Take(free)
+	w.sendBuilt(link, make([]byte, most), 0, v)
+	if w.drops[flow.ReasonFrameTooLarge] != 1 || w.drops[flow.ReasonNoChunk] != 1 {
+		t.Errorf("none free: %d frame_too_large, %d no_chunk", w.drops[flow.ReasonFrameTooLarge], w.drops[flow.ReasonNoChunk])
+	}
+}
