@@ -2,9 +2,11 @@ package engine
 
 import (
 	"log/slog"
+	"net/netip"
 	"testing"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
 )
 
@@ -38,5 +40,24 @@ func TestTooLongForAChunk(t *testing.T) {
 	w.sendBuilt(link, make([]byte, most), 0, v)
 	if w.drops[flow.ReasonFrameTooLarge] != 1 || w.drops[flow.ReasonNoChunk] != 1 {
 		t.Errorf("none free: %d frame_too_large, %d no_chunk", w.drops[flow.ReasonFrameTooLarge], w.drops[flow.ReasonNoChunk])
+	}
+}
+
+// TestWaitingIsBoundedWithoutAllocating: a frame that finds no place to wait for its next
+// hop is dropped without one being made.
+func TestWaitingIsBoundedWithoutAllocating(t *testing.T) {
+	w := bare(t, 1)[0]
+	w.routing.waiting, w.routing.held = map[nextHop]*waitingHop{}, maxWaiting
+	addr := w.pool.Peek(1)[0]
+	w.pool.Take(1)
+	n := nextHop{0, netip.MustParseAddr("192.0.2.1")}
+	if got := testing.AllocsPerRun(100, func() {
+		w.wait(n, waitingFrame{desc: rx.Desc{Addr: addr}})
+		w.pool.Take(1)
+	}); got != 0 {
+		t.Errorf("%v allocations for a frame that is dropped", got)
+	}
+	if got := w.drops[flow.ReasonNoNeighbour]; got != 101 || len(w.routing.waiting) != 0 {
+		t.Errorf("%d dropped, %d next hops", got, len(w.routing.waiting))
 	}
 }

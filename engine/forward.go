@@ -188,14 +188,12 @@ func link(f []byte, src, dst [6]byte, vlan uint16, ipv6 bool) {
 func (w *worker) wait(n nextHop, f waitingFrame) {
 	r := &w.routing
 	hop := r.waiting[n]
-	if hop == nil {
-		hop = &waitingHop{since: w.now}
-	}
-	if r.held >= maxWaiting || len(hop.frames) >= maxWaitingHop {
+	if r.held >= maxWaiting || hop != nil && len(hop.frames) >= maxWaitingHop {
 		w.drop(flow.ReasonNoNeighbour, f.desc.Addr)
 		return
 	}
-	if len(hop.frames) == 0 {
+	if hop == nil {
+		hop = &waitingHop{since: w.now}
 		r.waiting[n] = hop
 		r.resolve(n.out, n.addr)
 	}
