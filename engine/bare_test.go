@@ -1,11 +1,14 @@
 package engine
 
 import (
+	"encoding/binary"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
 )
@@ -59,5 +62,32 @@ func TestWaitingIsBoundedWithoutAllocating(t *testing.T) {
 	}
 	if got := w.drops[flow.ReasonNoNeighbour]; got != 101 || len(w.routing.waiting) != 0 {
 		t.Errorf("%d dropped, %d next hops", got, len(w.routing.waiting))
+	}
+}
+
+// TestWholeHasTheTagOfItsFirstFragment: port and VLAN tag of a datagram are both those of
+// its first fragment, so that its zone is one that fragments came by.
+func TestWholeHasTheTagOfItsFirstFragment(t *testing.T) {
+	w := bare(t, 1)[0]
+	w.ports[0].zones = &portZones{vlans: map[uint16]PortZone{7: {ZoneID: flow.ZoneID{Zone: 70}}, 8: {ZoneID: flow.ZoneID{Zone: 80}}}}
+	frames, _ := cutDatagram(1)
+	var held []handed
+	for i, f := range frames {
+		vlan := uint16(8)
+		if i == 0 {
+			vlan = 7
+		}
+		tag := binary.BigEndian.AppendUint16([]byte{0x81, 0}, vlan)
+		f = slices.Concat(f[:12], tag, f[12:])
+		d, ok := w.chunk(len(f))
+		if !ok {
+			t.Fatal("no chunk")
+		}
+		copy(w.umem.Frame(d), f)
+		held = append(held, handed{desc: d, port: uint8(min(i, 1))})
+	}
+	p := w.assemble(held)
+	if p.Kind != packet.Data || p.VLAN != 7 || p.Zone.Zone != 70 {
+		t.Errorf("kind %v, VLAN %d, zone %v", p.Kind, p.VLAN, p.Zone)
 	}
 }

@@ -86,15 +86,19 @@ func (w *worker) assemble(frames []handed) *packet.Packet {
 	a.pieces = a.pieces[:0]
 	p := &a.pkt[0]
 	port := w.ports[frames[0].port]
-	for _, h := range frames {
+	var vlan uint16 // of the first one, as is the port: interface and zone are of both together
+	for i, h := range frames {
 		frame := w.umem.Frame(h.desc)
 		w.ports[h.port].parse(p, frame, packet.Checks{}) // they may have come by different ports
+		if i == 0 {
+			vlan = p.VLAN
+		}
 		if w.forwards {
 			p.Trim()
 		}
 		a.pieces = append(a.pieces, packet.Piece{Fragment: p.Fragment, Frame: p.Frame})
 	}
-	l3, vlan := int(a.pieces[0].L3), p.VLAN
+	l3 := int(a.pieces[0].L3)
 	a.frame, _ = packet.Assemble(a.frame[:0], a.pieces)
 	p.ParseWhole(a.frame, len(a.frame), l3, packet.Checks{Transport: port.checks.Transport})
 	p.VLAN = vlan
