@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/rx"
@@ -89,5 +91,38 @@ func TestWholeHasTheTagOfItsFirstFragment(t *testing.T) {
 	p := w.assemble(held)
 	if p.Kind != packet.Data || p.VLAN != 7 || p.Zone.Zone != 70 {
 		t.Errorf("kind %v, VLAN %d, zone %v", p.Kind, p.VLAN, p.Zone)
+	}
+}
+
+// TestChunkRousesAStarvingOwner: a worker that has no free chunk does not sleep while peers
+// have given some back, and one that is given back rouses it.
+func TestChunkRousesAStarvingOwner(t *testing.T) {
+	ws := bare(t, 2)
+	owner, peer := ws[0], ws[1]
+	chunks := slices.Clone(owner.pool.Peek(owner.pool.Free()))
+	owner.pool.Take(len(chunks))
+	peer.release(chunks[0])
+	if owner.sleep(); owner.loop.Sleeps != 0 {
+		t.Error("it sleeps although a chunk is there")
+	}
+	owner.reclaim()
+	if owner.pool.Free() != 1 {
+		t.Fatalf("%d free", owner.pool.Free())
+	}
+	roused := func() bool {
+		var b [8]byte
+		n, _ := unix.Read(owner.wake, b[:])
+		return n == 8
+	}
+	owner.asleep.Store(true) // with a free chunk
+	if peer.release(chunks[1]); roused() {
+		t.Error("it is roused for chunks that it does not need")
+	}
+	owner.starving.Store(true)
+	if peer.release(chunks[2]); !roused() {
+		t.Error("a chunk that is given back does not rouse it")
+	}
+	if peer.release(chunks[3]); roused() {
+		t.Error("it is roused for each chunk")
 	}
 }

@@ -62,7 +62,8 @@ type worker struct {
 	requests chan request
 	current  *request
 	asleep   atomic.Bool
-	wake     int // eventfd
+	starving atomic.Bool // it sleeps and has no free chunk: one that is given back rouses it
+	wake     int         // eventfd
 	events   *eventRing
 	log      *packetLog
 	drops    [flow.NumReasons]uint64 // frames that were dropped after their verdict
@@ -410,6 +411,9 @@ func (w *worker) release(addr uint64) {
 		if peer.pool.Home(addr) {
 			if !peer.homing[w.id].push(addr) {
 				w.stray = append(w.stray, addr)
+			} else if peer.starving.Load() {
+				peer.starving.Store(false) // once is enough, for however many chunks
+				peer.rouse()
 			}
 			return
 		}
@@ -432,8 +436,10 @@ func (w *worker) sleep() {
 			}
 		}
 	}
+	starving := w.pool.Free() == 0
 	w.asleep.Store(true)
-	if w.inboxEmpty() && len(w.requests) == 0 {
+	w.starving.Store(starving)
+	if w.inboxEmpty() && len(w.requests) == 0 && !(starving && w.chunksCome()) {
 		w.loop.Sleeps++
 		if n, err := unix.Poll(fds, int(nap/time.Millisecond)); err == nil && n > 0 && pollFailed(fds[1:]) {
 			// An interface has gone; until the supervisor has taken its queue
@@ -442,6 +448,7 @@ func (w *worker) sleep() {
 		}
 	}
 	w.asleep.Store(false)
+	w.starving.Store(false)
 	var buf [8]byte
 	_, _ = unix.Read(w.wake, buf[:]) // non-blocking; empties the counter
 }
@@ -462,6 +469,16 @@ func (w *worker) inboxEmpty() bool {
 		}
 	}
 	return true
+}
+
+// chunksCome reports whether peers have given chunks back.
+func (w *worker) chunksCome() bool {
+	for _, back := range w.homing {
+		if back != nil && !back.empty() {
+			return true
+		}
+	}
+	return false
 }
 
 // rouse wakes the worker if it sleeps. Any goroutine may call it.
