@@ -2,9 +2,13 @@ package engine
 
 import (
 	"context"
+	"os"
 	"runtime"
+	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/frag"
 	"github.com/xdpct/xdpct/rx"
@@ -133,6 +137,43 @@ func (w *wire) free(t *testing.T) (n int) {
 		n += ws.Free
 	}
 	return n
+}
+
+// pinned returns how many threads of the process may run on fewer CPUs than this one.
+func pinned(t *testing.T) (n int) {
+	t.Helper()
+	all := len(allowedCPUs())
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var set unix.CPUSet
+		if unix.SchedGetaffinity(tid, &set) == nil && set.Count() < all { // else it has ended
+			n++
+		}
+	}
+	return n
+}
+
+// TestStopLeavesNoPinnedThread: the threads of the workers end with them, so that no other
+// goroutine is run on one CPU only.
+func TestStopLeavesNoPinnedThread(t *testing.T) {
+	runtime.LockOSThread() // a thread that is not a worker's
+	defer runtime.UnlockOSThread()
+	if len(allowedCPUs()) < 2 {
+		t.Skip("one CPU: no thread can be seen to be pinned")
+	}
+	w := newWire(t, rx.DriverXSK, 1, nil)
+	within(t, 5*time.Second, "the worker is pinned", func() bool { return pinned(t) > 0 })
+	if err := w.e.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 5*time.Second, "no thread is pinned", func() bool { return pinned(t) == 0 })
 }
 
 // TestStopLeavesNothing opens and closes engines on the same interfaces, one

@@ -141,8 +141,7 @@ type LoopStats struct {
 
 // run is the thread of the worker. It ends when a request says so.
 func (w *worker) run() {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	runtime.LockOSThread() // and never unlock: the thread, which is pinned, ends with the goroutine
 	if w.cpu >= 0 {
 		var set unix.CPUSet
 		set.Set(w.cpu)
