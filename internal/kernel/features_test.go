@@ -18,9 +18,15 @@ var known = map[string]string{
 	"ah6nft":       "iptables-nft takes AH for the protocol of an IPv6 packet, ip_tables what follows it",
 	"optown":       "what is wrong with options of a packet for the router itself is the host's to say: its answers pass the kernel's rules, and not xdpct",
 	"srcown6":      "the kernel's answers come back to it by its loopback interface",
-	"srcbroadcast": "N17: errors to broadcast addresses",
-	"equal":        "F70: both tuples of a connection are equal",
+	"srcanycast6":  "as srcown6",
+	"srcbroadcast": "errors to broadcast addresses, which xdpct does not send",
 	"dstzero6":     "masquerading to :: takes another source (docs/parity.md)",
+	"gredamaged":   "GRE of unknown versions under translation",
+	"cutatomic":    "an atomic fragment that is cut off keeps its header in Linux",
+	"connlimit":    "what connlimit counts beside new connections",
+	"zonenat":      "with several shards, zones that only some connections have",
+	"morematches":  "what the second generator of matches makes differs now and then",
+	"moretargets":  "what the second generator of targets makes differs now and then",
 }
 
 var onlyFeatures = flag.String("features", "", "features to take although they are known to differ, by name, with commas between; all: all of them")

@@ -91,6 +91,9 @@ func (g *traffic) oddities(from Side) (o oddity) {
 		o.shuffle = one(r, 3)
 		note("in fragments")
 	}
+	if o.cut > 0 && !on("cutatomic") {
+		o.headers = nil
+	}
 	if one(r, 60) {
 		o.link = g.oddLink(from, note)
 	}
@@ -361,6 +364,9 @@ func (g *traffic) stray() (a act, ok bool) {
 	}
 	if !g.lab.remote && !g.onLink(src, dst) {
 		return a, false // the kernel answers now and then only (route/error_cost)
+	}
+	if src == dst && !on("equal") {
+		return a, false
 	}
 	if what == "" || !on(what) {
 		return a, false

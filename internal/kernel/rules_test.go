@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,9 +87,16 @@ func makeTrial(seed uint64, round int) *trial {
 	if one(r, 3) && on("routemtu") && (tr.family == flow.IPv4 || on("routemtu6")) {
 		tr.lab.narrow = 1300
 	}
-	g := &rulesets{r: r, f: tr.family}
+	n := rulesActs
+	g := &rulesets{r: r, f: tr.family, legacy: tr.legacy}
+	if round%8 == 3 && on("connlimit") { // nf_conncount looks at its lists once in a jiffy
+		g.connlimit, tr.jiffies, n = true, 1, 120
+	}
 	tr.rules = g.text()
-	tr.acts = (&traffic{r: r, f: tr.family, lab: &tr.lab, legacy: tr.legacy}).acts(rulesActs)
+	if strings.Contains(tr.rules, "CT --zone") && !on("zonenat") {
+		tr.shards = shardCounts[:1]
+	}
+	tr.acts = (&traffic{r: r, f: tr.family, lab: &tr.lab, legacy: tr.legacy}).acts(n)
 	return tr
 }
 

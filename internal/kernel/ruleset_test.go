@@ -14,6 +14,9 @@ type rulesets struct {
 	r *rand.Rand
 	f flow.Family
 	n int
+	// legacy: the rules are for ip_tables
+	legacy    bool
+	connlimit bool // count connections
 }
 
 func (g *rulesets) pick(s ...string) string { return s[g.r.IntN(len(s))] }
@@ -43,6 +46,14 @@ func (g *rulesets) not() string {
 	return ""
 }
 
+// ah is what it is called where it is a protocol.
+func (g *rulesets) ah() string {
+	if g.f == flow.IPv6 {
+		return "udp"
+	}
+	return "ah"
+}
+
 // base makes -s, -d, -i, -o, -p and matches of the protocol.
 func (g *rulesets) base(chain string) (text, proto string) {
 	var b strings.Builder
@@ -64,7 +75,7 @@ func (g *rulesets) base(chain string) (text, proto string) {
 		icmp = "ipv6-icmp"
 	}
 	if g.r.IntN(2) == 0 {
-		proto = g.pick("tcp", "tcp", "udp", "udp", icmp, "udplite")
+		proto = g.pick("tcp", "tcp", "tcp", "udp", "udp", icmp, "udplite", "sctp", "esp", "gre", g.ah())
 		add("-p %s", proto)
 	}
 	port := func() string {
@@ -97,12 +108,32 @@ func (g *rulesets) base(chain string) (text, proto string) {
 }
 
 // matches makes up to two more.
-func (g *rulesets) matches(table, chain string) string {
+func (g *rulesets) matches(table, chain, proto string) string {
 	var b strings.Builder
 	for range g.r.IntN(3) {
-		b.WriteString(" " + g.match(table, chain))
+		m := ""
+		switch {
+		case g.connlimit && g.r.IntN(2) == 0:
+			m = g.limitConns()
+		case g.r.IntN(2) == 0:
+			g.n++
+			m = g.more(table, chain, proto)
+		}
+		if m == "" {
+			m = g.match(table, chain)
+		}
+		b.WriteString(" " + m)
 	}
 	return b.String()
+}
+
+// limitConns counts connections.
+func (g *rulesets) limitConns() string {
+	bits := []int{32, 24, 31, 0}
+	if g.f == flow.IPv6 {
+		bits = []int{128, 48, 126, 0}
+	}
+	return fmt.Sprintf("-m connlimit --connlimit-%s %d --connlimit-mask %d%s", g.pick("upto", "above"), g.r.IntN(8), bits[g.r.IntN(4)], g.pick(" --connlimit-saddr", " --connlimit-daddr"))
 }
 
 func (g *rulesets) hashMode() string {
@@ -272,14 +303,24 @@ func (g *rulesets) text() string {
 	return b.String()
 }
 
+// hooked reports whether a chain is one of the kernel's, so that targets that are not for
+// all of them may be in it.
+func hooked(chain string) bool { return chain == strings.ToUpper(chain) }
+
 func (g *rulesets) chain(b *strings.Builder, table, chain string, users []string, n int) {
 	for range n {
 		base, proto := g.base(chain)
 		if table != "filter" && table != "mangle" && len(chain) < 6 {
 			base, proto = "", ""
 		}
-		matches := g.matches(table, chain)
-		target := g.target(table, chain, proto, base)
+		matches := g.matches(table, chain, proto)
+		target := ""
+		if g.r.IntN(3) == 0 && hooked(chain) {
+			target = g.moreTargets(table, chain, proto, base)
+		}
+		if target == "" {
+			target = g.target(table, chain, proto, base)
+		}
 		if len(users) > 0 && g.r.IntN(5) == 0 {
 			target = users[g.r.IntN(len(users))]
 			if g.r.IntN(5) == 0 {

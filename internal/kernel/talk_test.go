@@ -164,6 +164,9 @@ func (g *traffic) next(t *talk) act {
 	}
 	t.seq[me] += uint32(len(seg.Payload)) + uint32(seg.Flags>>1&1) + uint32(seg.Flags&1)
 	odd := g.oddities(a.from)
+	if t.proto == flow.GRE && !on("gredamaged") {
+		odd.spoil = 0
+	}
 	a.what += odd.what
 	salt := r.Uint32()
 	a.frames = func(w int) [][]byte {
