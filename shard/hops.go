@@ -94,11 +94,24 @@ func (c *hopCache) sweep(paths [][2]path, n int) {
 	c.swept, c.sweeping = end, end < len(paths)
 }
 
-// passingHops are next hops that are not remembered, by place in the batch: verdicts
-// point to them until the next one.
-type passingHops [table.MaxBatch]route.Hop
+// passingHops are next hops that are not remembered. Verdicts point to them until the
+// next call of Process, however many packets that one is for: none is written to twice
+// before.
+type passingHops struct {
+	all  []route.Hop
+	used int
+}
 
-func (p *passingHops) keep(n int, h *route.Hop) *route.Hop {
-	p[n] = *h
-	return &p[n]
+// begin forgets those of the batch before.
+func (p *passingHops) begin() { p.used = 0 }
+
+// keep returns a copy of h. It allocates iff a batch keeps more than each one before.
+func (p *passingHops) keep(h *route.Hop) *route.Hop {
+	if p.used == len(p.all) { // those that are in use stay where they are
+		p.all, p.used = make([]route.Hop, max(2*len(p.all), table.MaxBatch)), 0
+	}
+	kept := &p.all[p.used]
+	p.used++
+	*kept = *h
+	return kept
 }

@@ -5,7 +5,9 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/route"
+	"github.com/xdpct/xdpct/table"
 )
 
 // TestHopCacheForgets: however often routes change, a path never names another next hop
@@ -74,5 +76,39 @@ func TestNeighboursChangeUnderConnections(t *testing.T) {
 	b.SetForwarding(&Forwarding{Rules: b.forward.Rules, Routes: routes})
 	if _, v := b.pass(0, udp(clientIP, serverIP, 4000, 53)); v.Action != Accept || v.Hop.Known {
 		t.Errorf("%v, known %v", v.Action, v.Hop.Known)
+	}
+}
+
+// TestLongBatch: a batch of any length has the right next hop in each verdict at its end,
+// also where routes ask for the TOS, so that no next hop is remembered.
+func TestLongBatch(t *testing.T) {
+	const n = 3*table.MaxBatch + 7
+	routes := threeWays(1)
+	host := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}) }
+	for _, tos := range []uint8{0, 0x10} {
+		routes.Put(netip.MustParsePrefix("10.9.0.0/16"), &route.Route{
+			Table: route.TableMain, Dst: netip.MustParsePrefix("10.9.0.0/16"), TOS: tos, Kind: route.Unicast, Hops: []route.NextHop{{Out: 1, Weight: 1}},
+		}, route.Last)
+	}
+	for i := range n {
+		routes.SetNeighbour(1, host(i), [6]byte{6, 0, 0, 0, byte(i >> 8), byte(i)}, true)
+	}
+	b := newForwarder(t, "", "", routes)
+	b.Tick(1)
+	var pkts [n]packet.Packet
+	var out [n]Verdict
+	for i := range pkts {
+		f := packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, udp(clientIP, host(i), 4000, 53))
+		pkts[i].Parse(f, len(f), packet.Checks{})
+		b.Hash(&pkts[i])
+	}
+	b.Process(pkts[:], out[:])
+	if len(b.forward.hops.all) != 0 {
+		t.Fatal("next hops are remembered: the routes do not ask for the TOS")
+	}
+	for i := range out {
+		if v := &out[i]; v.Action != Accept || v.Hop == nil || v.Hop.DstMAC != [6]byte{6, 0, 0, 0, byte(i >> 8), byte(i)} {
+			t.Fatalf("packet %d: %v %v to %+v", i, v.Action, v.Reason, v.Hop)
+		}
 	}
 }

@@ -218,11 +218,11 @@ func (t *transit) leaveBy(out int) {
 func (s *Shard) keepHop(t *transit) *route.Hop {
 	f := &s.forward
 	if t.hop.Varies || t.hop.Marked && t.view.Mark != 0 {
-		return f.passing.keep(t.n, &t.hop)
+		return f.passing.keep(&t.hop)
 	}
 	i, ok := f.hops.number(&t.hop)
 	if !ok {
-		return f.passing.keep(t.n, &t.hop)
+		return f.passing.keep(&t.hop)
 	}
 	if t.ref.at == inTable {
 		f.paths[t.ref.entry][t.v.Dir].hop = f.hops.base + i

@@ -103,8 +103,8 @@ type Verdict struct {
 	L4State uint8
 	Status  flow.Status
 	Expires flow.Millis
-	// Out is the interface by which an accepted packet leaves, and Hop its way there,
-	// valid until the next SetForwarding. Both are set iff the shard forwards, Hop iff
+	// Out is the interface by which an accepted packet leaves, and Hop its next hop,
+	// valid until the next Process or SetForwarding. Both are set iff the shard forwards, Hop iff
 	// there are routes.
 	Out int
 	Hop *route.Hop
@@ -240,10 +240,16 @@ func (s *Shard) Prefetch(pkts []packet.Packet) {
 // It is a pipeline: while one group is judged, the entries of the next two are on
 // their way (table.Batch).
 func (s *Shard) Process(pkts []packet.Packet, out []Verdict) {
+	s.forward.passing.begin()
 	for len(pkts) > table.MaxBatch {
-		s.Process(pkts[:table.MaxBatch], out)
+		s.process(pkts[:table.MaxBatch], out)
 		pkts, out = pkts[table.MaxBatch:], out[table.MaxBatch:]
 	}
+	s.process(pkts, out)
+}
+
+// process is Process for at most table.MaxBatch packets.
+func (s *Shard) process(pkts []packet.Packet, out []Verdict) {
 	out = out[:len(pkts)]
 	n, b, t := len(pkts), &s.batch, s.table
 	s.stats.Packets += uint64(n)
