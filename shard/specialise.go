@@ -14,27 +14,31 @@ type path struct {
 	hop  uint16 // in hops, plus their base; what is before that is stale
 }
 
-// maxCodes bounds how many different Codes a shard remembers; beyond, packets walk
-// the rules.
+// maxCodes bounds how many different Codes a shard remembers. Packets for which another
+// one would have to be made walk the rules.
 const maxCodes = 1<<16 - 1
 
 // codes are the rules as they are for packets of known connections, each different
 // one once.
 type codes struct {
-	all   []*policy.Code // those of unknownCode and tooLong are nil
+	all   []*policy.Code // those of unknownCode and noCode are nil
 	index map[string]uint16
 }
 
 // Numbers of no code.
 const (
 	unknownCode = iota // it has not been made yet
-	tooLong            // it would be too long: packets walk the rules, and it is not tried again
+	noCode             // it would be too long, or one too many: packets walk the rules, and it is not tried again
 )
 
-// add returns the number of a code, by the key that tells it from others.
+// add returns the number of a code, by the key that tells it from others: noCode if it
+// is none of those that there are, and there is no room for it.
 func (c *codes) add(code *policy.Code, key []byte) uint16 {
 	if i, ok := c.index[string(key)]; ok {
 		return i
+	}
+	if len(c.all) >= maxCodes {
+		return noCode
 	}
 	i := uint16(len(c.all))
 	c.all = append(c.all, code)
@@ -44,7 +48,7 @@ func (c *codes) add(code *policy.Code, key []byte) uint16 {
 
 // clear forgets all codes.
 func (c *codes) clear() {
-	c.all, c.index = []*policy.Code{unknownCode: nil, tooLong: nil}, map[string]uint16{}
+	c.all, c.index = []*policy.Code{unknownCode: nil, noCode: nil}, map[string]uint16{}
 }
 
 // code returns the code of a path for packets from an interface, nil if there is
@@ -113,7 +117,7 @@ func (s *Shard) shortcut(p *packet.Packet, v *Verdict, entry uint32) bool {
 // the one that began its connection.
 func (s *Shard) specialises(t *transit) bool {
 	return t.code == nil && t.ref.at == inTable && t.view.Conn != &t.un.conn && t.p.Kind == packet.Data &&
-		t.view.Out >= 0 && len(s.forward.codes.all) < maxCodes && s.forward.paths[t.ref.entry][t.v.Dir].code != tooLong
+		t.view.Out >= 0 && s.forward.paths[t.ref.entry][t.v.Dir].code != noCode
 }
 
 // specialise makes code of the rules for packets like that of t.
@@ -130,7 +134,7 @@ func (s *Shard) specialise(t *transit) {
 	for _, h := range [...]policy.Hook{policy.MangleForward, policy.FilterForward, policy.SecurityForward, policy.ManglePostrouting} {
 		sp.Hook(f.Rules, h, view)
 	}
-	number := uint16(tooLong)
+	number := uint16(noCode)
 	if code, key, ok := sp.End(); ok {
 		number = f.codes.add(code, key)
 	}
