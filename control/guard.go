@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -179,11 +180,12 @@ func (g *Guard) remove(a *guarded) {
 }
 
 // longestIdle returns the connection that has been idle, or stalled, for longest among
-// those that which selects; nil if there is none.
+// those that which selects; nil if there is none. One whose request is still to come in
+// whole is idle: who sends half of it would otherwise hold a place as long as he likes.
 func (g *Guard) longestIdle(which func(*guarded) bool) (oldest *guarded) {
 	now := time.Now()
 	for c := range g.conns {
-		idle := !c.busy || c.writing && now.Sub(c.since) > g.limits.Stall
+		idle := !c.busy || c.receiving || c.writing && now.Sub(c.since) > g.limits.Stall
 		if idle && which(c) && (oldest == nil || c.since.Before(oldest.since)) {
 			oldest = c
 		}
@@ -201,7 +203,8 @@ func (g *Guard) Protect(s *http.Server) {
 	}
 	next := s.Handler
 	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if a, ok := r.Context().Value(guardKey{}).(*guarded); ok {
+		a, guards := r.Context().Value(guardKey{}).(*guarded)
+		if guards {
 			if !a.begin() {
 				panic(http.ErrAbortHandler) // another has its place already
 			}
@@ -210,6 +213,9 @@ func (g *Guard) Protect(s *http.Server) {
 		if r.ContentLength != 0 {
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(g.limits.Body))
 			r.Body = http.MaxBytesReader(w, r.Body, g.limits.BodyBytes)
+			if guards {
+				r.Body = body{r.Body, a}
+			}
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -222,9 +228,10 @@ type guarded struct {
 	guard *Guard
 	owner string
 
-	busy    bool // a request is being served
-	writing bool // a Write is under way
-	since   time.Time
+	busy      bool // a request is being served
+	receiving bool // its body is waited for
+	writing   bool // a Write is under way
+	since     time.Time
 }
 
 // begin notes that a request is served, unless the connection has been closed.
@@ -239,6 +246,25 @@ func (a *guarded) end() {
 	a.guard.mu.Lock()
 	defer a.guard.mu.Unlock()
 	a.busy, a.since = false, time.Now()
+}
+
+// body is a request's body, and notes while it is waited for.
+type body struct {
+	io.ReadCloser
+	conn *guarded
+}
+
+// Read reads from the body.
+func (b body) Read(p []byte) (int, error) {
+	b.conn.receive(true)
+	defer b.conn.receive(false)
+	return b.ReadCloser.Read(p)
+}
+
+func (a *guarded) receive(waits bool) {
+	a.guard.mu.Lock()
+	defer a.guard.mu.Unlock()
+	a.receiving, a.since = waits, time.Now()
 }
 
 // Write writes with a deadline of its own.

@@ -214,6 +214,54 @@ func TestAllBusy(t *testing.T) {
 	}
 }
 
+// TestHalfRequests: clients that send half of a body do not keep others out, though each
+// has a place.
+func TestHalfRequests(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := NewGuard(l, Limits{Conns: 2, PerOwner: 2, Header: time.Minute, Idle: time.Minute, Write: time.Minute, Stall: time.Minute, Body: time.Minute, HeaderBytes: 4096, BodyBytes: 4096})
+	waiting := make(chan struct{}, 2)
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			waiting <- struct{}{}
+			_, _ = io.ReadAll(r.Body)
+			return
+		}
+		_, _ = io.WriteString(w, "7")
+	})}
+	g.Protect(s)
+	go func() { _ = s.Serve(g) }()
+	t.Cleanup(func() { _ = s.Close() })
+	for range 2 {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf"); err != nil {
+			t.Fatal(err)
+		}
+		<-waiting
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		resp, err := (&http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		}}}).Get("http://x/")
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the clients with half a request keep others out: %v", err)
+		}
+	}
+}
+
 // flood is a tracker with connections without end.
 type flood struct{ Tracker }
 
