@@ -74,28 +74,42 @@ func TestTransitions(t *testing.T) {
 	}
 }
 
-// TestTotal calls the TCP tracker with every flag byte in every state, direction
-// and status: it must always answer, and an INVALID packet must leave state,
-// status and expiry alone.
+// TestTotal calls the TCP tracker with every flag byte in every state, direction and
+// status, in the window and out of it: it must always answer, an INVALID packet must leave
+// state, status and expiry alone, and one that is accepted must lead to the state that the
+// table of transitions has. That segments in the window reach the cells is held by how many
+// of each there are.
 func TestTotal(t *testing.T) {
 	cfg := Linux()
+	outcomes := map[bool]map[Outcome]int{true: {}, false: {}}
+	reached := map[[3]int]bool{}
 	for st := flow.TCPSynSent; st < flow.NumTCPStates; st++ {
 		for d := flow.Original; d <= flow.Reply; d++ {
 			for status := flow.Status(0); status < 8; status++ {
-				for flags := range 256 {
+				for flags := range 512 {
+					in := flags&256 == 0
 					c := flow.Conn{State: uint8(st), Status: status, Expires: 1000_000}
 					c.TCP.Seen[0] = flow.TCPSeen{End: 1000, MaxEnd: 9000, MaxWin: 8000}
-					c.TCP.Seen[1] = flow.TCPSeen{End: 5000, MaxEnd: 9000, MaxWin: 4000}
+					c.TCP.Seen[1] = flow.TCPSeen{End: 5000, MaxEnd: 9000, MaxWin: 8000}
 					before := c
 					p := packet.Packet{Proto: flow.TCP, TCP: packet.TCP{
 						Seq: 20000, Ack: 5000, Window: 100, Flags: packet.TCPFlags(flags), HeaderLen: 20,
 					}}
+					if in {
+						p.TCP.Seq, p.TCP.Ack = c.TCP.Seen[d].End, c.TCP.Seen[d.Other()].End
+					}
 					r := cfg.Packet(&c, &p, d, 0)
+					outcomes[in][r.Outcome]++
+					index := p.TCP.Flags.Index()
 					switch r.Outcome {
 					case Accept:
 						if r.Timeout == 0 || c.State == 0 || flow.TCPState(c.State) >= flow.NumTCPStates {
 							t.Fatalf("%v %v %08b: %+v, state %d", st, d, flags, r, c.State)
 						}
+						if want := tcpTransitions[d][index][st]; want < flow.NumTCPStates && flow.TCPState(c.State) != want {
+							t.Fatalf("%v %v %08b: state %v, the table has %v", st, d, flags, flow.TCPState(c.State), want)
+						}
+						reached[[3]int{int(d), int(index), int(st)}] = true
 					case Invalid:
 						if r.Reason == flow.NoReason {
 							t.Fatalf("%v %v %08b: INVALID without a reason", st, d, flags)
@@ -110,5 +124,9 @@ func TestTotal(t *testing.T) {
 				}
 			}
 		}
+	}
+	t.Logf("in the window %v, out of it %v, %d cells accept", outcomes[true], outcomes[false], len(reached))
+	if len(reached) < 50 || outcomes[true][Accept] < 2*outcomes[false][Accept] {
+		t.Errorf("hardly a segment was accepted: in the window %v, out of it %v, %d cells", outcomes[true], outcomes[false], len(reached))
 	}
 }
