@@ -16,14 +16,18 @@ import (
 )
 
 // port is an interface with its XDP program. Its queues belong to the workers.
+//
+// Once the engine runs only supervise writes it, and Stop takes the program out. mu is held
+// for as long as a field takes to be read or written, or a program to be told or asked
+// something, and never over what waits for a worker or for the interface.
 type port struct {
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards ifi, program and queues
 	ifi     rx.Interface
 	program *rx.Program // nil while the interface is gone
 	// segments are of the last program. The first worker reads them, so they outlive it.
 	segments *rx.Segments
-	queues   []rx.Queue
-	trouble  string // the last error, so that it is said once
+	queues   []rx.Queue // none is nil while there is a program
+	trouble  string     // the last error, so that it is said once
 }
 
 // txBudget is how many frames one system call may send in copy mode.
@@ -192,13 +196,33 @@ func (e *Engine) attach(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error
 
 func (p *port) detach() error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.program == nil {
-		return nil
-	}
 	prog := p.program
 	p.program = nil
+	p.mu.Unlock()
+	if prog == nil {
+		return nil
+	}
 	return prog.Close()
+}
+
+// attached reports whether the port has a program.
+func (p *port) attached() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.program != nil
+}
+
+// name returns the name of the interface.
+func (p *port) name() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ifi.Name
+}
+
+func (p *port) setQueues(queues []rx.Queue) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.queues = queues
 }
 
 // dropSegments closes what no worker reads any more.
@@ -243,7 +267,7 @@ func (e *Engine) supervise() {
 // report logs what is wrong with a port, once.
 func (e *Engine) report(p *port, err error) {
 	text := ""
-	if err != nil {
+	if err != nil && !errors.Is(err, errStopped) {
 		text = err.Error()
 	}
 	if text != "" && text != p.trouble {
@@ -278,10 +302,13 @@ func enter(ns netns.NsHandle) error {
 	return netns.Set(ns)
 }
 
+// checkPort takes a port out of use whose interface is gone, and into use again when it is
+// back. It may take seconds. Only supervise calls it.
 func (e *Engine) checkPort(p *port) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.program != nil {
+	if e.ending() {
+		return nil
+	}
+	if p.attached() {
 		_, err := netlink.LinkByIndex(p.ifi.Index)
 		var notFound netlink.LinkNotFoundError
 		if err == nil || !errors.As(err, &notFound) {
@@ -290,10 +317,8 @@ func (e *Engine) checkPort(p *port) error {
 		e.log.Warn("interface is gone", "interface", p.ifi.Name)
 		return e.losePort(p)
 	}
-	select {
-	case <-e.stopping:
+	if e.ending() { // that is why there is no program
 		return nil
-	default:
 	}
 	ifi, err := rx.LookupInterface(p.ifi.Name)
 	if err != nil {
@@ -308,6 +333,7 @@ func (e *Engine) checkPort(p *port) error {
 // losePort takes the queues of a vanished interface away from the workers.
 func (e *Engine) losePort(p *port) error {
 	at := e.portNumber(p)
+	_ = p.detach() // its interface is gone already
 	for _, w := range e.workers {
 		err := e.ask(context.Background(), w, func(w *worker) bool {
 			if q := w.ports[at].queue; q != nil {
@@ -316,14 +342,32 @@ func (e *Engine) losePort(p *port) error {
 			}
 			return true
 		})
-		if err != nil {
+		if err != nil { // the workers have ended: what they abandoned is closed
+			var left []rx.Queue
+			for _, w := range e.workers {
+				if q := w.ports[at].queue; q != nil {
+					left = append(left, q)
+				}
+			}
+			p.setQueues(left)
 			return err
 		}
 	}
-	prog := p.program
-	p.program, p.queues = nil, nil
-	_ = prog.Close() // its interface is gone already
+	p.setQueues(nil)
 	return p.dropSegments()
+}
+
+// install makes prog the program of the port, which from now on is closed with it. It does
+// not if the engine is about to stop: the port has been detached, or is about to be.
+func (e *Engine) install(p *port, ifi rx.Interface, prog *rx.Program) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e.ending() {
+		return false
+	}
+	p.ifi, p.program = ifi, prog
+	p.segments, _ = prog.Segments()
+	return true
 }
 
 // reopenPort opens an interface that has come back and gives its queues to the
@@ -343,7 +387,7 @@ func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 				return true
 			})
 		}
-		p.queues = nil
+		p.setQueues(nil)
 	}
 	for i, w := range e.workers {
 		var free []uint64
@@ -371,15 +415,21 @@ func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 			return err
 		}
 		queues = append(queues, q)
-		p.queues = queues
+		p.setQueues(queues)
 	}
 	prog, err := e.attach(ifi, queues)
 	if err != nil {
 		closeAll()
 		return err
 	}
-	p.ifi, p.program = ifi, prog // from now on closing the port closes it
-	p.segments, _ = prog.Segments()
+	if !e.install(p, ifi, prog) {
+		err := prog.Close()
+		if s, _ := prog.Segments(); s != nil {
+			err = errors.Join(err, s.Close())
+		}
+		closeAll()
+		return err
+	}
 	for i, w := range e.workers {
 		if err := e.ask(ctx, w, func(w *worker) bool {
 			w.ports[at].open(&ifi, queues[i])

@@ -195,6 +195,52 @@ func TestPortRecreatedAtOnce(t *testing.T) {
 	s.agrees(t)
 }
 
+// TestLostPortHoldsNothingUp: while the queues of a port that is gone are taken from a
+// worker that is slow to answer, the XDP programs are told of the host, and the engine says
+// which ports it has.
+func TestLostPortHoldsNothingUp(t *testing.T) {
+	s := newSite(t, masqueradeRules4, "", nil)
+	w := s.e.workers[0]
+	busy, let := make(chan struct{}), make(chan struct{})
+	asked := make(chan error, 1)
+	go func() {
+		asked <- s.e.ask(context.Background(), w, func(*worker) bool { close(busy); <-let; return true })
+	}()
+	<-busy
+	link, err := s.router.Link("lan")
+	if err == nil {
+		err = s.router.Netlink().LinkDel(link)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One is that of the routes without the interface, the other one that for the queues.
+	within(t, 10*time.Second, "two requests wait for the worker", func() bool { return len(w.requests) >= 2 })
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.e.router.tell(); err != nil {
+			t.Error(err)
+		}
+		if got := s.e.ports[0].name(); got != "lan" {
+			t.Errorf("port %q", got)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("the programs cannot be told of the host while a port is taken out of use")
+	}
+	close(let)
+	<-done
+	if err := <-asked; err != nil {
+		t.Error(err)
+	}
+	if _, err := s.e.Stats(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestPortRenamed: a port is one under its new name, by which rules know it (F29).
 func TestPortRenamed(t *testing.T) {
 	s := newSite(t, masqueradeRules4, "", nil)
