@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -123,6 +124,41 @@ func TestInterfaceDeleted(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestBridgePortNamesWhileOneReturns reads the names of the ports, as who loads rules does,
+// while one is taken into use again. The race detector sees if that is not guarded.
+func TestBridgePortNamesWhileOneReturns(t *testing.T) {
+	w := newWire(t, rx.DriverXSK, 1, nil)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if got := w.e.interfaceNames(); !slices.Equal(got, portNames) {
+				t.Errorf("ports %q", got)
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	link, err := w.box.Link(portNames[0])
+	if err == nil {
+		err = w.box.Netlink().LinkDel(link)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.e.ports[0]
+	within(t, 10*time.Second, "the port is out of use", func() bool { return !p.attached() })
+	w.join(t, 0, 1)
+	within(t, 10*time.Second, "the port is back", p.attached)
+	close(stop)
+	<-done
 }
 
 // free waits until the bridge is at rest and returns its free chunks.

@@ -73,7 +73,7 @@ func (e *Engine) interfaceNames() (all []string) {
 		return names(e.router.mirror.Table())
 	}
 	for _, p := range e.ports {
-		all = append(all, p.ifi.Name)
+		all = append(all, p.name())
 	}
 	return all
 }
