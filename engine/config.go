@@ -196,11 +196,7 @@ func decodeMapping(n *yaml.Node, fields map[string]any) error {
 			return fmt.Errorf("line %d: key %q appears twice", key.Line, key.Value)
 		}
 		seen[key.Value] = true
-		if err := value.Decode(dst); err != nil {
-			var t *yaml.TypeError
-			if errors.As(err, &t) {
-				return fmt.Errorf("%s: %s", key.Value, t.Errors[0])
-			}
+		if err := decode(key.Value, value, dst); err != nil {
 			return err
 		}
 	}
@@ -225,19 +221,6 @@ func (s *Settings) UnmarshalYAML(n *yaml.Node) error {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if err := s.Set(n.Content[i].Value, n.Content[i+1].Value); err != nil {
 			return fmt.Errorf("line %d: %w", n.Content[i].Line, err)
-		}
-	}
-	return nil
-}
-
-// UnmarshalYAML decodes a port.
-func (p *PortConfig) UnmarshalYAML(n *yaml.Node) error {
-	if err := decodeMapping(n, map[string]any{"interface": &p.Interface, "zone": &p.Zone, "vlans": &p.VLANs}); err != nil {
-		return err
-	}
-	for id := range p.VLANs {
-		if id < 1 || id > 4094 {
-			return fmt.Errorf("line %d: vlan %d is not from 1 to 4094", lineOf(n, "vlans"), id)
 		}
 	}
 	return nil

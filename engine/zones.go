@@ -108,7 +108,7 @@ type PortZone struct{ flow.ZoneID }
 // UnmarshalYAML decodes either form.
 func (z *PortZone) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind != yaml.MappingNode {
-		return n.Decode(&z.Zone)
+		return decode("zone", n, &z.Zone)
 	}
 	var direction string
 	if err := decodeMapping(n, map[string]any{"zone": &z.Zone, "direction": &direction}); err != nil {
@@ -128,6 +128,9 @@ func (z *PortZone) UnmarshalYAML(n *yaml.Node) error {
 
 // UnmarshalYAML decodes a zone.
 func (c *ZoneConfig) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		return fmt.Errorf("line %d: zones: %q alone says nothing of a zone; write - zone: %s, and max: or timeouts:", n.Line, n.Value, n.Value)
+	}
 	return decodeMapping(n, map[string]any{"zone": &c.Zone, "max": &c.Max, "timeouts": &c.Timeouts})
 }
 

@@ -35,13 +35,41 @@ func TestZoneConfigurationErrors(t *testing.T) {
 		{head + "zones: [{zone: 5, max: -1}]\n", "line 3: zones: zone 5: max -1 is negative"},
 		{head + "zones: [{zone: 5}, {zone: 5}]\n", "line 3: zones: zone 5 appears twice"},
 		{head + "zones: [{zone: 5, timeouts: none}]\n", `line 3: zones: zone 5: there are no timeouts "none"`},
-		{head + "zones: [{zone: 70000}]\n", "line 3: cannot unmarshal"},
+		{head + "zones: [{zone: 70000}]\n", "line 3: zone: a number from 0 to 65535 is expected, not 70000"},
 		{head + "zones: [{zonk: 5}]\n", `line 3: unknown key "zonk"`},
 		{head + "timeouts: {a: {nf_conntrack_max: 5}}\n", "line 3: nf_conntrack_max is no timeout"},
 		{head + "timeouts: {a: {nf_conntrack_udp_timeout: x}}\n", `line 3: nf_conntrack_udp_timeout: "x" is not a number`},
 		{head + "timeouts: [a]\n", "line 3: timeouts: a mapping"},
 		{"mode: tap\nports:\n- interface: lo\n  zone: {zone: 5, direction: up}\n", `line 4: direction "up" is neither original, reply nor both`},
 		{"mode: tap\nports:\n- interface: lo\n  vlans: {5000: 1}\n", "line 4: vlan 5000 is not from 1 to 4094"},
+	} {
+		if _, err := ReadConfig(strings.NewReader(c.config)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v, want %q", c.config, err, c.want)
+		}
+	}
+}
+
+// TestConfigurationTypes: a value of another type is refused in the words of YAML, with its
+// line and key; no type of Go is named.
+func TestConfigurationTypes(t *testing.T) {
+	const head = "mode: router\nports: [{interface: lo}]\n"
+	for _, c := range []struct{ config, want string }{
+		{head + "rules: nofile\n", "line 3: rules: a key for each family is expected, ipv4: FILE or ipv6: FILE"},
+		{head + "rules: [nofile]\n", "line 3: rules: a key for each family is expected"},
+		{head + "rules: {ipv4: [a]}\n", "line 3: ipv4: a text is expected, not a list"},
+		{head + "rules: {ipv5: a}\n", `line 3: unknown key "ipv5"`},
+		{"mode: tap\nports: [eth0, eth1]\n", `line 2: ports: "eth0" alone is no port; write - interface: eth0`},
+		{"mode: tap\nports:\n- interface: lo\n- eth1\n", `line 4: ports: "eth1" alone is no port`},
+		{"mode: tap\nports: eth0\n", `line 2: ports: a list is expected, not "eth0"`},
+		{"mode: tap\nports:\n- interface: lo\n  zone: 70000\n", "line 4: zone: a number from 0 to 65535 is expected, not 70000"},
+		{"mode: tap\nports:\n- interface: lo\n  zone: [1]\n", "line 4: zone: a number from 0 to 65535 is expected, not a list"},
+		{"mode: tap\nports:\n- interface: lo\n  vlans: {blue: 1}\n", `line 4: vlans: as a key a number from 0 to 65535 is expected, not "blue"`},
+		{"mode: tap\nports:\n- interface: lo\n  vlans: {5: -1}\n", "line 4: zone: a number from 0 to 65535 is expected, not -1"},
+		{head + "zones: [5]\n", `line 3: zones: "5" alone says nothing of a zone; write - zone: 5`},
+		{head + "shards: two\n", `line 3: shards: a whole number is expected, not "two"`},
+		{head + "cpus: [0, x]\n", `line 3: cpus: a whole number is expected, not "x"`},
+		{head + "force_copy: 7\n", "line 3: force_copy: true or false is expected, not 7"},
+		{head + "metrics: {a: b}\n", "line 3: metrics: a text is expected, not a mapping"},
 	} {
 		if _, err := ReadConfig(strings.NewReader(c.config)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: %v, want %q", c.config, err, c.want)
