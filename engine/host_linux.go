@@ -16,6 +16,7 @@ import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/policy/syntax"
 	"github.com/xdpct/xdpct/route"
 	"github.com/xdpct/xdpct/rx"
 )
@@ -86,16 +87,40 @@ type hostState struct {
 // interest is what of the host's own traffic rules may translate: packets to these ports
 // have to be seen although they are addressed to the host.
 type interest struct {
-	wanted *nat.PortSet // that destinations are mapped from
-	all    bool         // not only those
-	named  *nat.PortSet // that rules name for sources to be mapped to
-	single *nat.PortSet // the same, where it is the only one that a rule names
+	wanted   *nat.PortSet   // that destinations are mapped from
+	portless []*syntax.Rule // that map destinations not by ports
+	named    *nat.PortSet   // that rules name for sources to be mapped to
+	single   *nat.PortSet   // the same, where it is the only one that a rule names
 }
 
 func interestOf(r Rules) (i interest) {
-	i.wanted, i.all = policy.LocalPorts(r.all()...)
+	i.wanted, i.portless = policy.LocalPorts(r.all()...)
 	i.named, i.single = policy.NATPorts(r.all()...)
 	return i
+}
+
+// allOf returns the rules because of which all packets to some of the host's addresses have
+// to be seen: they go not by ports, and are not for addresses of others only.
+func (i *interest) allOf(addrs []netip.Addr) (rules []*syntax.Rule) {
+	for _, r := range i.portless {
+		if slices.ContainsFunc(addrs, func(a netip.Addr) bool { return policy.ForAddr(r, a) }) {
+			rules = append(rules, r)
+		}
+	}
+	return rules
+}
+
+// warnOfBypass names the rules that make all packets to the host come by the TUN device,
+// past rules of the host that match the interface that they came by.
+func (r *router) warnOfBypass() {
+	addrs := ownAddrs(r.mirror.Table())
+	r.mu.Lock()
+	rules := r.host.interest.allOf(addrs)
+	r.mu.Unlock()
+	for _, rule := range rules {
+		r.e.log.Warn("a rule that goes not by ports makes everything addressed to the host come in by another device: rules of the host that match the interface of a port do not see it",
+			"family", rule.Base.Dst.Family, "line", rule.Line, "device", r.tun.name, "mend", "in INPUT, match -i "+r.tun.name+" as well")
+	}
 }
 
 // seen returns the ports of which packets are to be seen that are addressed to the host.
@@ -134,13 +159,8 @@ func (r *router) tell() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := r.mirror.Table()
-	h := rx.Host{Portless: true, All: r.host.interest.all}
-	for a, kind := range t.LocalAddrs {
-		if kind == route.Local || kind == route.Broadcast || kind == route.Anycast {
-			h.Addrs = append(h.Addrs, a)
-		}
-	}
-	slices.SortFunc(h.Addrs, netip.Addr.Compare)
+	h := rx.Host{Portless: true, Addrs: ownAddrs(t)}
+	h.All = len(r.host.interest.allOf(h.Addrs)) > 0
 	seen := r.host.seen()
 	for i := range h.Ports {
 		h.Ports[i] = seen.Words(i)
@@ -153,6 +173,17 @@ func (r *router) tell() error {
 		}
 	}
 	return nil
+}
+
+// ownAddrs returns the addresses that are the host's, in order.
+func ownAddrs(t *route.Table) (addrs []netip.Addr) {
+	for a, kind := range t.LocalAddrs {
+		if kind == route.Local || kind == route.Broadcast || kind == route.Anycast {
+			addrs = append(addrs, a)
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return addrs
 }
 
 // tellPort tells the program of a port, if it has one now: what is new since it was

@@ -99,7 +99,16 @@ func (e *Engine) acceptable(r Rules) error {
 // SetRules puts rules into force: from one batch of each shard to the next, for live
 // connections as well. If the error is not nil the rules before stay.
 func (e *Engine) SetRules(r Rules) error {
-	return e.changeRules(func(Rules) Rules { return r })
+	return e.warned(e.changeRules(func(Rules) Rules { return r }))
+}
+
+// warned warns of what new rules mean for those of the host, if err says that they are in
+// force, and returns err.
+func (e *Engine) warned(err error) error {
+	if err == nil && e.router != nil {
+		e.router.warnOfBypass()
+	}
+	return err
 }
 
 // recompile compiles the rules in force for the interfaces that there are now.
@@ -246,12 +255,12 @@ func (e *Engine) LoadRules(in io.Reader, name string, f flow.Family) error {
 	if err != nil {
 		return err
 	}
-	return e.changeRules(func(rules Rules) Rules {
+	return e.warned(e.changeRules(func(rules Rules) Rules {
 		if f == flow.IPv6 {
 			rules.IPv6 = rules.IPv6.With(r)
 		} else {
 			rules.IPv4 = rules.IPv4.With(r)
 		}
 		return rules
-	})
+	}))
 }

@@ -1,23 +1,46 @@
 package policy
 
 import (
+	"fmt"
+	"net/netip"
+
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/policy/syntax"
 )
 
 // LocalPorts returns the ports to which packets may be sent on by rules of table nat
-// PREROUTING; all says that they do not only go by ports. A router has to see such
-// packets even if they are addressed to itself. It may be more than the rules really
-// take, never less.
-func LocalPorts(rulesets ...*syntax.Ruleset) (ports *nat.PortSet, all bool) {
+// PREROUTING, and the rules that go not by ports. A router has to see such packets even if
+// they are addressed to itself. It may be more than the rules really take, never less.
+//
+// Rules for one protocol without ports, but for ICMP, are not among them: of such packets
+// a router sees all in any case.
+func LocalPorts(rulesets ...*syntax.Ruleset) (ports *nat.PortSet, portless []*syntax.Rule) {
 	ports = &nat.PortSet{}
 	for r := range mappings("PREROUTING", rulesets) {
 		if !addPorts(r, ports) {
-			all = true
+			portless = append(portless, r)
 		}
 	}
-	return ports, all
+	return ports, portless
+}
+
+// ForAddr reports whether packets to an address may match a rule by their destination.
+func ForAddr(r *syntax.Rule, a netip.Addr) bool {
+	d := &r.Base.Dst
+	return a.Is4() == (d.Family == flow.IPv4) && d.Has(flow.AddrFrom(a))
+}
+
+// HostNotes says which rules make a router take what is addressed to itself, whatever its
+// port, unless the address is none of the router's: what the host's own rules see of it
+// comes in by another interface then.
+func HostNotes(rulesets ...*syntax.Ruleset) (notes []string) {
+	_, portless := LocalPorts(rulesets...)
+	for _, r := range portless {
+		notes = append(notes, fmt.Sprintf("line %d: goes not by ports of one protocol: if what it takes may be addressed to this host, all of that comes to the host by xdpct0, "+
+			"and INPUT rules with -i of a port do not match it: they must match -i xdpct0 as well; -p with --dport, or -d of another host's address, avoids that", r.Line))
+	}
+	return notes
 }
 
 // mappings calls yield for each rule with a target of table nat that packets reach from
@@ -87,8 +110,8 @@ func NATAddrs(rulesets ...*syntax.Ruleset) (ranges []nat.AddrRange, own, all boo
 	return ranges, own, all
 }
 
-// addPorts adds the destination ports that a rule is for; ok is false if it is not
-// for ports.
+// addPorts adds the destination ports that a rule is for; ok is false if it may be for
+// others, or for pings.
 func addPorts(r *syntax.Rule, s *nat.PortSet) (ok bool) {
 	proto, one := r.Base.Proto.Only()
 	if !one {
@@ -113,10 +136,8 @@ func addPorts(r *syntax.Rule, s *nat.PortSet) (ok bool) {
 			return true
 		}
 	}
-	if proto == flow.ICMP || proto == flow.ICMPv6 || !s.AddFor(proto, 0, 65535) {
-		return false
-	}
-	return true
+	s.AddFor(proto, 0, 65535) // of protocols without ports a router sees all anyway, but for pings
+	return proto != flow.ICMP && proto != flow.ICMPv6
 }
 
 func destinations(m *syntax.Ports) [][2]uint16 {

@@ -103,7 +103,7 @@ func rulesCheck() *cobra.Command {
 					continue
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: good: %s\n", name, r.Summary())
-				for _, n := range r.Notes() {
+				for _, n := range append(r.Notes(), policy.HostNotes(r)...) {
 					fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", name, n)
 				}
 			}
@@ -236,7 +236,7 @@ packet on. If anything in the file is not understood, nothing changes.`,
 			if err != nil {
 				return err
 			}
-			for _, n := range r.Notes() {
+			for _, n := range append(r.Notes(), policy.HostNotes(r)...) {
 				fmt.Fprintln(cmd.ErrOrStderr(), n)
 			}
 			return control.NewClient(o.control).LoadRules(cmd.Context(), o.query(), bytes.NewReader(text))
