@@ -129,7 +129,11 @@ func (e *Engine) changeRules(change func(now Rules) Rules) error {
 		return err
 	}
 	names := e.interfaceNames()
-	p, err := policy.Compile(r.IPv4, r.IPv6, names, before)
+	var key nat.Key
+	if err := secrets(key[:]); err != nil {
+		return err
+	}
+	p, err := policy.Compile(r.IPv4, r.IPv6, names, key, before)
 	if err != nil {
 		return err
 	}

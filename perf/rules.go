@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/policy/syntax"
@@ -58,7 +59,7 @@ func RuleCost(load EngineLoad, n int) (r RulesResult, err error) {
 	if load.IPv6 {
 		v4, v6 = nil, rules
 	}
-	prog, err := policy.Compile(v4, v6, []string{"left", "right"}, nil)
+	prog, err := policy.Compile(v4, v6, []string{"left", "right"}, nat.Key{1, 2}, nil)
 	if err != nil {
 		return r, err
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/policy/syntax"
 )
 
@@ -54,6 +55,22 @@ type Program struct {
 	recents map[string]*recentList
 	hashes  map[tableName]*hashTable
 	nat     [2]bool // there is a table nat
+	key     nat.Key // of the hashes of what matches remember
+	seeds   uint64  // how many were taken from it
+}
+
+// seed returns a seed for the next store, which says nothing about those of others but
+// to who has the key.
+func (p *Program) seed() (s [2]uint64) {
+	p.seeds++
+	for i := range s { // SplitMix64, over both words of the key
+		x := p.key[i] + (2*p.seeds+uint64(i))*0x9e3779b97f4a7c15
+		for _, w := range [...]uint64{p.key[1-i], 0xbf58476d1ce4e5b9, 0x94d049bb133111eb} {
+			x = (x ^ x>>30) * (w | 1)
+		}
+		s[i] = x ^ x>>31
+	}
+	return s
 }
 
 // Count is what a rule or a policy has seen.
@@ -114,12 +131,19 @@ func stateOf[S any](c *compiler, m syntax.Match, create func() S) S {
 // nil: then nothing is asked of packets of that family. interfaces are the names of
 // the interfaces, by number; there may be MaxInterfaces. before is the program that
 // this one takes the place of, nil if there is none: tables that both have, and
-// lists of recent and tables of hashlimit by their names, go on remembering what they do. The Rulesets are kept.
-func Compile(v4, v6 *syntax.Ruleset, interfaces []string, before *Program) (*Program, error) {
+// lists of recent and tables of hashlimit by their names, go on remembering what they do.
+// The Rulesets are kept.
+//
+// key is for the hashes of what matches remember by address. It is to be random and
+// secret where packets are strangers': who knows it can choose addresses that fill a
+// bucket, whose packets the match then drops. A fixed one is for tests, and for a
+// program that is not run.
+func Compile(v4, v6 *syntax.Ruleset, interfaces []string, key nat.Key, before *Program) (*Program, error) {
 	if len(interfaces) > MaxInterfaces {
 		return nil, fmt.Errorf("%d interfaces: at most %d", len(interfaces), MaxInterfaces)
 	}
 	p := newProgram(v4, v6)
+	p.key = key
 	p.findRecents(before)
 	var errs []error
 	for i, r := range p.rulesets {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/policy/syntax"
 )
 
@@ -50,7 +51,7 @@ func compile(t testing.TB, text string, f flow.Family, before *Program) *Program
 	}
 	v := [2]*syntax.Ruleset{}
 	v[f.Index()] = r
-	p, err := Compile(v[0], v[1], []string{"eth0", "eth1"}, before)
+	p, err := Compile(v[0], v[1], []string{"eth0", "eth1"}, nat.Key{1, 2}, before)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +94,7 @@ func FuzzCompile(f *testing.F) {
 		}
 		v := [2]*syntax.Ruleset{}
 		v[family.Index()] = r
-		if _, err := Compile(v[0], v[1], []string{"eth0"}, nil); err != nil && !strings.Contains(err.Error(), "line ") {
+		if _, err := Compile(v[0], v[1], []string{"eth0"}, nat.Key{1, 2}, nil); err != nil && !strings.Contains(err.Error(), "line ") {
 			t.Fatalf("no line is named: %v", err)
 		}
 	})
@@ -117,7 +118,7 @@ func TestCountsCarry(t *testing.T) {
 		t.Fatalf("counted:\n%swant\n%s", got, want)
 	}
 
-	kept, err := Compile(before.rulesets[0], nil, []string{"eth0", "eth1"}, before)
+	kept, err := Compile(before.rulesets[0], nil, []string{"eth0", "eth1"}, nat.Key{1, 2}, before)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,9 @@ const (
 	connWidth = connKey + 1
 )
 
-func newConnCount() *connCount { return &connCount{newStore(connMax, connKey, connWidth)} }
+func newConnCount(seed [2]uint64) *connCount {
+	return &connCount{newStore(connMax, connKey, connWidth, seed)}
+}
 
 // of returns how many connections an address has.
 func (c *connCount) of(key []uint64) uint64 {
@@ -106,7 +108,7 @@ func (m *Members) Release(list uint32) {
 
 // connLimit compiles xt_connlimit.
 func (c *compiler) connLimit(m *syntax.ConnLimit) []condition {
-	counted := stateOf(c, m, newConnCount)
+	counted := stateOf(c, m, func() *connCount { return newConnCount(c.p.seed()) })
 	mask := syntax.PrefixMask(int(m.Mask.N), c.family)
 	dst, upto, most := m.DAddr.Set, m.Upto.Set, m.Above.N
 	if upto {

@@ -43,7 +43,7 @@ const (
 const maxKey = 5
 
 // newHashTable makes the table for the first rule of a name.
-func newHashTable(m *syntax.HashLimit, f flow.Family) *hashTable {
+func newHashTable(m *syntax.HashLimit, f flow.Family, seed [2]uint64) *hashTable {
 	t := &hashTable{rate: rateOf(m), expire: int64(m.Expire.N)}
 	if m.Mode.SrcIP {
 		t.src = syntax.PrefixMask(int(m.SrcMask.N), f)
@@ -66,7 +66,7 @@ func newHashTable(m *syntax.HashLimit, f flow.Family) *hashTable {
 	} else if t.ports != [2]bool{} {
 		t.keyWords = 2
 	}
-	t.entries = newStore(int(most), t.keyWords, t.keyWords+hashState)
+	t.entries = newStore(int(most), t.keyWords, t.keyWords+hashState, seed)
 	return t
 }
 
@@ -78,7 +78,7 @@ func (c *compiler) hashLimit(m *syntax.HashLimit) []condition {
 		t = c.before.hashes[name]
 	}
 	if t == nil {
-		t = newHashTable(m, c.family)
+		t = newHashTable(m, c.family, c.p.seed())
 	}
 	c.p.hashes[name] = t
 	above := m.Above.Set

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/xdpct/xdpct/flow"
@@ -57,12 +59,13 @@ func (p *Program) findRecents(before *Program) {
 			}
 		}
 	}
-	for name, n := range stamps {
+	for _, name := range slices.Sorted(maps.Keys(stamps)) { // an order, so that the seeds are those of the key
+		n := stamps[name]
 		if before != nil && before.recents[name] != nil && before.recents[name].stamps >= n {
 			p.recents[name] = before.recents[name]
 			continue
 		}
-		p.recents[name] = &recentList{mask: mask[name], stamps: n, entries: newStore(recentAddrs, 2, recentFixed+int(n))}
+		p.recents[name] = &recentList{mask: mask[name], stamps: n, entries: newStore(recentAddrs, 2, recentFixed+int(n), p.seed())}
 	}
 }
 

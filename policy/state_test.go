@@ -97,7 +97,7 @@ func TestStateCarries(t *testing.T) {
 	if ask(p) != Accept || ask(p) != Drop {
 		t.Fatal("the limit does not limit")
 	}
-	same, err := Compile(p.rulesets[0], nil, []string{"eth1", "eth0"}, p)
+	same, err := Compile(p.rulesets[0], nil, []string{"eth1", "eth0"}, nat.Key{1, 2}, p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestRecompileUnderWorkers(t *testing.T) {
 		t.Fatal(err)
 	}
 	var current atomic.Pointer[Program]
-	p, err := Compile(r, nil, []string{"eth0"}, nil)
+	p, err := Compile(r, nil, []string{"eth0"}, nat.Key{1, 2}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestRecompileUnderWorkers(t *testing.T) {
 		})
 	}
 	for range 200 {
-		if p, err = Compile(r, nil, []string{"eth0", "eth1"}, p); err != nil {
+		if p, err = Compile(r, nil, []string{"eth0", "eth1"}, nat.Key{1, 2}, p); err != nil {
 			t.Error(err)
 		}
 		current.Store(p)

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"hash/maphash"
 	"math/bits"
 	"sync/atomic"
 )
@@ -39,12 +38,12 @@ const (
 )
 
 // newStore returns a store for up to limit rows of width words, of which the first
-// keyWords are the key.
-func newStore(limit, keyWords, width int) *store {
+// keyWords are the key. Who knows the seed can choose keys that fill one bucket.
+func newStore(limit, keyWords, width int, seed [2]uint64) *store {
 	buckets := 1 << bits.Len(uint((limit-1)/storeLoad))
 	records := buckets + maxUsers
 	s := &store{
-		keyWords: keyWords, width: width, rows: min(storeRows, limit), limit: int64(limit),
+		keyWords: keyWords, width: width, rows: min(storeRows, limit), limit: int64(limit), seed: seed,
 		heads: make([]atomic.Uint64, buckets), next: make([]atomic.Uint32, records),
 	}
 	s.words = make([]atomic.Uint64, records*s.rows*width)
@@ -54,8 +53,6 @@ func newStore(limit, keyWords, width int) *store {
 	for i := buckets; i < records; i++ {
 		s.give(uint64(i))
 	}
-	seed := maphash.MakeSeed()
-	s.seed = [2]uint64{maphash.String(seed, "a"), maphash.String(seed, "b")}
 	return s
 }
 

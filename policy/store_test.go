@@ -1,9 +1,15 @@
 package policy
 
 import (
+	"maps"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
+	"github.com/xdpct/xdpct/policy/syntax"
 )
 
 // add adds to the count of a key, as connlimit does.
@@ -31,7 +37,7 @@ func add(s *store, key, n uint64) {
 // lost and nothing is there twice. Run with -race.
 func TestStoreExact(t *testing.T) {
 	const users, rounds, keys = 8, 20000, 50
-	s := newStore(100, 1, 2)
+	s := newStore(100, 1, 2, [2]uint64{1, 2})
 	var wg sync.WaitGroup
 	var want [keys]uint64
 	var mu sync.Mutex
@@ -88,7 +94,7 @@ func TestStoreExact(t *testing.T) {
 
 // TestStoreFull: a store takes as many rows as it is for, and no more.
 func TestStoreFull(t *testing.T) {
-	s := newStore(100, 1, 2)
+	s := newStore(100, 1, 2, [2]uint64{1, 2})
 	for k := range uint64(100) {
 		if ok, full := s.put(s.find([]uint64{k}, make([]uint64, 2)), []uint64{k, k}); !ok || full {
 			t.Fatalf("row %d: %v, full %v", k, ok, full)
@@ -111,7 +117,7 @@ func TestStoreFull(t *testing.T) {
 }
 
 func BenchmarkStore(b *testing.B) {
-	s := newStore(hashMax, 1, 4)
+	s := newStore(hashMax, 1, 4, [2]uint64{1, 2})
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		var buf [4]uint64
@@ -123,4 +129,51 @@ func BenchmarkStore(b *testing.B) {
 			s.put(p, buf[:])
 		}
 	})
+}
+
+// TestSeeds: what a program remembers is hashed by the key that it is compiled with and
+// nothing else, and each store by a seed of its own.
+func TestSeeds(t *testing.T) {
+	const rules = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m recent --name a --set\n-A FORWARD -m recent --name b --set\n-A FORWARD -m recent --name c --set\n" +
+		"-A FORWARD -m hashlimit --hashlimit-name h --hashlimit-upto 5/sec --hashlimit-mode srcip\n-A FORWARD -m connlimit --connlimit-above 3\nCOMMIT\n"
+	seeds := func(key nat.Key) (all map[[2]uint64]string) {
+		t.Helper()
+		r, err := syntax.Parse(strings.NewReader(rules), "rules", flow.IPv4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := Compile(r, nil, nil, key, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = map[[2]uint64]string{}
+		for name, l := range p.recents {
+			all[l.entries.seed] = name
+		}
+		for name, h := range p.hashes {
+			all[h.entries.seed] = name.name
+		}
+		for _, s := range p.states {
+			if c, ok := s.(*connCount); ok {
+				all[c.entries.seed] = "connlimit"
+			}
+		}
+		return all
+	}
+	one := seeds(nat.Key{1, 2})
+	if len(one) != 5 {
+		t.Errorf("five stores have %d seeds: %v", len(one), one)
+	}
+	for range 5 { // the lists of recent are found by a map
+		if again := seeds(nat.Key{1, 2}); !maps.Equal(one, again) {
+			t.Fatalf("the same key gives other seeds: %v, %v", one, again)
+		}
+	}
+	for _, key := range []nat.Key{{1, 3}, {2, 2}, {}} {
+		for s := range seeds(key) {
+			if name, ok := one[s]; ok {
+				t.Errorf("with key %v the seed of %s is the same", key, name)
+			}
+		}
+	}
 }

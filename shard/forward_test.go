@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/policy/syntax"
@@ -45,7 +46,7 @@ func TestRoutesChangeUnderConnections(t *testing.T) {
 		if b.forward.Forwarding != nil {
 			before = b.forward.Rules
 		}
-		p, err := policy.Compile(r, nil, []string{"in", "one", "two"}, before)
+		p, err := policy.Compile(r, nil, []string{"in", "one", "two"}, nat.Key{1, 2}, before)
 		if err != nil {
 			t.Fatal(err)
 		}

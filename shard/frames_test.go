@@ -10,6 +10,7 @@ import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/internal/dialogue"
 	"github.com/xdpct/xdpct/l4"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/policy/syntax"
@@ -64,7 +65,7 @@ func compileBoth(t testing.TB, v4, v6 string) *policy.Program {
 		}
 		return r
 	}
-	p, err := policy.Compile(parse(v4, flow.IPv4), parse(v6, flow.IPv6), []string{"in", "one", "two"}, nil)
+	p, err := policy.Compile(parse(v4, flow.IPv4), parse(v6, flow.IPv6), []string{"in", "one", "two"}, nat.Key{1, 2}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

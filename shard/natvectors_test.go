@@ -12,6 +12,7 @@ import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/l4"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/policy/syntax"
@@ -51,7 +52,7 @@ func (b *natBox) setRules(t testing.TB, rules string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := policy.Compile(r, nil, []string{"inside", "outside"}, nil)
+	p, err := policy.Compile(r, nil, []string{"inside", "outside"}, nat.Key{1, 2}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ func (b *box) setRules(t testing.TB, rules string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := policy.Compile(r, nil, []string{"inside", "outside"}, nil)
+	p, err := policy.Compile(r, nil, []string{"inside", "outside"}, nat.Key{1, 2}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/xdpct/xdpct/control"
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/policy/syntax"
 )
@@ -96,7 +97,7 @@ func rulesCheck() *cobra.Command {
 					if o.v6 {
 						v4, v6 = nil, r
 					}
-					_, err = policy.Compile(v4, v6, nil, nil)
+					_, err = policy.Compile(v4, v6, nil, nat.Key{}, nil)
 				}
 				if err != nil {
 					bad = errors.Join(bad, err)

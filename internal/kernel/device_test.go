@@ -203,7 +203,7 @@ func newDevice(n int, l *lab, f flow.Family, rules string) (*device, error) {
 	if f == flow.IPv6 {
 		v4, v6 = nil, parsed
 	}
-	prog, err := policy.Compile(v4, v6, []string{"r0", "r1"}, nil)
+	prog, err := policy.Compile(v4, v6, []string{"r0", "r1"}, nat.Key{1, 2}, nil)
 	if err != nil {
 		return nil, badRules(err, rules)
 	}

@@ -86,7 +86,7 @@ func newNATShards(t *testing.T, n int, f flow.Family, rules string) *natShards {
 	if both[0] = r; f == flow.IPv6 {
 		both[0], both[1] = nil, r
 	}
-	prog, err := policy.Compile(both[0], both[1], []string{"r0", "r1"}, nil)
+	prog, err := policy.Compile(both[0], both[1], []string{"r0", "r1"}, nat.Key{1, 2}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/policy/syntax"
 )
@@ -32,7 +33,7 @@ func supports(f flow.Family, table, chain, words string) bool {
 	if err == nil {
 		both := [2]*syntax.Ruleset{}
 		both[f.Index()] = r
-		_, err = policy.Compile(both[0], both[1], []string{"r0", "r1"}, nil)
+		_, err = policy.Compile(both[0], both[1], []string{"r0", "r1"}, nat.Key{1, 2}, nil)
 	}
 	if err != nil {
 		refused[module] = err
