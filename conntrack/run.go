@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -95,6 +97,9 @@ func (r *runner) run(c *command) (code int, err error) {
 	}
 	for _, name := range c.ignoredStatus() {
 		fmt.Fprintf(r.std.Err, "WARNING: ignoring %s, use --%s instead\n", name, strings.ToLower(strings.Replace(name, "_", "-", 1)))
+	}
+	if c.unnamedLabels() {
+		fmt.Fprintln(r.std.Err, "nfct_labelmap_new: No such file or directory")
 	}
 	r.n, r.done = 0, ""
 	if c.table == "expect" {
@@ -181,21 +186,37 @@ func (c *command) refuse() error {
 	return nil
 }
 
+// unnamedLabels reports whether labels are to be shown but the file of their names, which
+// is not named, does not exist. conntrack(8) warns, and shows none.
+func (c *command) unnamedLabels() bool {
+	for _, v := range c.values["output"] {
+		if slices.Contains(strings.Split(v, ","), "labels") && !c.has("labelmap") {
+			_, err := os.Stat(defaultLabelMap)
+			return errors.Is(err, fs.ErrNotExist) && c.output(url.Values{}) == nil
+		}
+	}
+	return false
+}
+
 // output reads -o into the parameters of a request.
 func (c *command) output(q url.Values) error {
 	for _, v := range c.values["output"] {
-		for _, o := range strings.Split(v, ",") {
+		all := strings.Split(v, ",")
+		for i, o := range all {
 			switch o {
 			case "xml", "save", "json":
 				q.Set("format", o)
 			case "extended", "id", "ktimestamp", "timestamp":
 				q.Set(o, "1")
 			case "labels":
-				q.Set("labels", "1")
 				names, err := c.labelMap()
-				if err != nil {
+				switch {
+				case errors.Is(err, fs.ErrNotExist) && !c.has("labelmap"): // run has warned of it
+					continue
+				case err != nil:
 					return usagef("`-o labels' needs the names of labels: %v", err)
 				}
+				q.Set("labels", "1")
 				j, err := json.Marshal(names)
 				if err != nil {
 					return err
@@ -204,7 +225,7 @@ func (c *command) output(q url.Values) error {
 			case "userspace":
 				return usagef("option `-o userspace' is not supported: xdpct does not know who made a change")
 			default:
-				return usagef("Bad parameter `%s'", o)
+				return usagef("Bad parameter `%s'", strings.Join(all[i:], ","))
 			}
 		}
 	}

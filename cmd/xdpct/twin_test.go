@@ -230,6 +230,14 @@ const session = `
 -L --proto=udp --dport 53
 -L -p udp --orig-port-src 2001
 -L -p udp --reply-port-dst 2001
+-L -p udp --reply-port-src 53
+-L --reply-port-src 53
+-L -p icmp --reply-port-src 53
+-L -p udp -o labels
+-L -p udp -o labels,bogus
+-L -p udp -o bogus,labels
+-L -p udp -o labels,extended
+-L -p tcp -o xml,labels
 -L -p icmp
 -L -p icmp --icmp-type 8
 -L -p icmpv6
