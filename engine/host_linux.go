@@ -220,7 +220,8 @@ func sameHost(a, b *rx.Host) bool {
 
 // tun is the device by which datagrams are given to the host.
 type tun struct {
-	file *os.File
+	file *os.File // owns fd, and is closed when the workers have ended
+	fd   int      // non-blocking
 	name string
 	last string // rp_filter that was set last
 }
@@ -234,6 +235,9 @@ func openTUN(nl *netlink.Handle) (*tun, error) {
 	}
 	d := &tun{file: t.Fds[0], name: t.Attrs().Name}
 	link, err := nl.LinkByName(d.name)
+	if err == nil {
+		err = d.descriptor()
+	}
 	if err == nil {
 		err = errors.Join(d.set("accept_local", "1"), nl.LinkSetUp(link))
 	}
@@ -249,6 +253,15 @@ func openTUN(nl *netlink.Handle) (*tun, error) {
 	}
 	d.admit()
 	return d, nil
+}
+
+// descriptor sets fd. os.File.Fd would make it a blocking one.
+func (d *tun) descriptor() error {
+	conn, err := d.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return errors.Join(conn.Control(func(fd uintptr) { d.fd = int(fd) }), unix.SetNonblock(d.fd, true))
 }
 
 func (d *tun) set(key, value string) error {
@@ -269,8 +282,9 @@ func (d *tun) admit() {
 	}
 }
 
-// inject gives a datagram to the host.
+// inject gives a datagram to the host, unless it takes none now. Any worker may call it.
 func (r *router) inject(d []byte) bool {
-	_, err := r.tun.file.Write(d)
+	// os.File.Write takes a lock, by which the workers would wait for each other.
+	_, err := unix.Write(r.tun.fd, d)
 	return err == nil
 }

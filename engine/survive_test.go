@@ -15,9 +15,11 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/internal/testenv"
+	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/perf/netlab"
 )
 
@@ -238,6 +240,29 @@ func TestLostPortHoldsNothingUp(t *testing.T) {
 	}
 	if _, err := s.e.Stats(context.Background()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestInjectTakesNoWait: the descriptor by which the host gets datagrams does not block, and
+// what the host does not take is said.
+func TestInjectTakesNoWait(t *testing.T) {
+	s := newSite(t, masqueradeRules4, "", nil)
+	r := s.e.router
+	if flags, err := unix.FcntlInt(uintptr(r.tun.fd), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
+		t.Errorf("flags %#x, %v", flags, err)
+	}
+	d := packet.AppendUDP(nil, packet.IP{Src: ipA, Dst: ipB}, 1, 2, []byte("query"))
+	if !r.inject(d) {
+		t.Error("the host does not take a datagram")
+	}
+	if r.inject([]byte{0}) { // of no IP version
+		t.Error("the host takes what is no datagram")
+	}
+	if err := s.router.SetUp(r.tun.name, false); err != nil {
+		t.Fatal(err)
+	}
+	if r.inject(d) {
+		t.Error("a device that is down takes a datagram")
 	}
 }
 
