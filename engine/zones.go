@@ -129,7 +129,7 @@ func (z *PortZone) UnmarshalYAML(n *yaml.Node) error {
 // UnmarshalYAML decodes a zone.
 func (c *ZoneConfig) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind == yaml.ScalarNode {
-		return fmt.Errorf("line %d: zones: %q alone says nothing of a zone; write - zone: %s, and max: or timeouts:", n.Line, n.Value, n.Value)
+		return fmt.Errorf("line %d: zones: %q alone says nothing of a zone; write - zone: %s, and max: N or timeouts: NAME", n.Line, n.Value, n.Value)
 	}
 	return decodeMapping(n, map[string]any{"zone": &c.Zone, "max": &c.Max, "timeouts": &c.Timeouts})
 }
