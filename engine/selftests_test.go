@@ -398,7 +398,8 @@ func Test_nft_zones_many(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p := st.Workers[0].Shard.Table.MaxProbes(); p > 3 {
+	// With zones in one place it would be 2000/12. The secret is new each time: 4 does happen.
+	if p := st.Workers[0].Shard.Table.MaxProbes(); p > 8 {
 		t.Errorf("an insertion looked at %d buckets: zones pile up in the index", p)
 	}
 }
