@@ -36,15 +36,15 @@ func openKernelLog(t *testing.T) *kernelLog {
 	const all = "/proc/sys/net/netfilter/nf_log_all_netns" // LOG in a namespace is silent without
 	was, err := os.ReadFile(all)
 	if err != nil {
-		t.Skip("no nf_log_all_netns: ", err)
+		testenv.Missing(t, "nf_log_all_netns ("+err.Error()+")")
 	}
 	if err := os.WriteFile(all, []byte("1"), 0); err != nil {
-		t.Skip("nf_log_all_netns cannot be set: ", err)
+		testenv.Missing(t, "the right to set nf_log_all_netns ("+err.Error()+")")
 	}
 	t.Cleanup(func() { _ = os.WriteFile(all, was, 0) })
 	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		t.Skip("the kernel's log cannot be read: ", err)
+		testenv.Missing(t, "a kernel log that can be read ("+err.Error()+")")
 	}
 	t.Cleanup(func() { unix.Close(fd) })
 	if _, err := unix.Seek(fd, 0, unix.SEEK_END); err != nil {

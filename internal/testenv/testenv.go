@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// missing skips t, or fails it in CI.
-func missing(t testing.TB, what string) {
+// Missing skips t, or fails it in CI.
+func Missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("CI") != "" {
 		t.Fatalf("%s is missing, and CI must have it", what)
@@ -24,7 +24,7 @@ func missing(t testing.TB, what string) {
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		missing(t, "root")
+		Missing(t, "root")
 	}
 }
 
@@ -35,7 +35,7 @@ func Shared(t testing.TB, name string) string {
 	_, file, _, _ := runtime.Caller(0)
 	path := filepath.Join(filepath.Dir(file), "..", "..", "..", "shared", name)
 	if _, err := os.Stat(path); err != nil {
-		missing(t, "../shared/"+name)
+		Missing(t, "../shared/"+name)
 	}
 	return path
 }
@@ -44,6 +44,6 @@ func Shared(t testing.TB, name string) string {
 func Program(t testing.TB, name string) {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
-		missing(t, "the program "+name)
+		Missing(t, "the program "+name)
 	}
 }
