@@ -35,13 +35,13 @@ type Config struct {
 	// CPUs pins shard i to CPUs[i]. Empty: shard i to the i-th CPU that the
 	// process may use.
 	CPUs []int `yaml:"cpus"`
-	// XDP is auto, driver or generic; empty means auto.
+	// XDP is auto, driver or generic; DefaultConfig has auto.
 	XDP rx.XDPMode `yaml:"xdp"`
-	// Driver is xsk or asavie; empty means xsk.
+	// Driver is xsk or asavie; DefaultConfig has xsk.
 	Driver rx.Driver `yaml:"driver"`
 	// ForceCopy rules out zero copy.
 	ForceCopy bool `yaml:"force_copy"`
-	// FrameSize is the size of a UMEM chunk, 2048 or 4096; 0 means 4096.
+	// FrameSize is the size of a UMEM chunk, 2048 or 4096; DefaultConfig has 4096.
 	FrameSize int `yaml:"frame_size"`
 	// Control is the path of the control socket; empty means /run/xdpct.sock.
 	Control string `yaml:"control"`
