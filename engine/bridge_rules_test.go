@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,4 +84,75 @@ COMMIT
 			t.Errorf("a bridge that is to translate: %v", err)
 		}
 	})
+}
+
+// TestBridgePortRenamed: rules know a port of a bridge by the name that it has now, as
+// those of a router do; when it was deleted it is looked for under that of the
+// configuration, and known by it again.
+func TestBridgePortRenamed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "rules.v4")
+	text := `*filter
+:FORWARD DROP [0:0]
+-A FORWARD -i west -p udp -j ACCEPT
+-A FORWARD -i left -p udp -m udp --dport 53 -j ACCEPT
+COMMIT
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := newWire(t, rx.DriverXSK, 1, func(c *Config) { c.Rules.IPv4 = file })
+	frame := func(dport uint16) string {
+		return string(packet.AppendEthernet(nil, macB, macA,
+			packet.AppendUDP(nil, packet.IP{Src: ipA, Dst: ipB}, 4000, dport, []byte("hello"))))
+	}
+	// passes sends frames until one comes out, or, if none is to, until one has been
+	// dropped by the rules.
+	passes := func(dport uint16) (passed bool) {
+		t.Helper()
+		drops := func() uint64 {
+			s, err := w.e.Stats(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			total := s.Total()
+			return total.Reasons[flow.ReasonRule]
+		}
+		before := drops()
+		within(t, 10*time.Second, "a frame passes or is dropped by a rule", func() bool {
+			if err := w.raw[0].Send([]byte(frame(dport))); err != nil {
+				t.Fatal(err)
+			}
+			f, err := w.raw[1].Recv(50 * time.Millisecond)
+			if err != nil {
+				t.Fatal(err)
+			}
+			passed = string(f) == frame(dport)
+			return passed || drops() > before
+		})
+		return passed
+	}
+	if passes(54) {
+		t.Error("a rule for another name lets packets pass")
+	}
+	link, err := w.box.Link("left")
+	if err == nil {
+		err = errors.Join(w.box.SetUp("left", false), w.box.Netlink().LinkSetName(link, "west"), w.box.SetUp("west", true))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, 10*time.Second, "the rule for the new name applies", func() bool { return passes(54) })
+	s, err := w.e.Stats(t.Context())
+	if err != nil || s.Ports[0].Interface != "west" {
+		t.Errorf("%v, statistics of %+v", err, s.Ports)
+	}
+	if link, err = w.box.Link("west"); err == nil {
+		err = w.box.Netlink().LinkDel(link)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.join(t, 0, 1)
+	within(t, 10*time.Second, "the rule for the name of the configuration applies", func() bool { return passes(53) })
+	within(t, 10*time.Second, "the rule for the other name does not", func() bool { return !passes(54) })
 }

@@ -55,7 +55,7 @@ type Engine struct {
 	stopping chan struct{}  // closed by Stop
 	stopped  chan struct{}  // closed when the workers have ended
 	running  sync.WaitGroup // the workers
-	helpers  sync.WaitGroup // distribute, logPackets and supervise
+	helpers  sync.WaitGroup // all other goroutines
 	stop     sync.Once
 }
 
@@ -157,7 +157,7 @@ func (e *Engine) lookupPorts() (shards int, err error) {
 			e.log.Warn("this mode takes all IP packets of the interface, so the host cannot be reached by it any more",
 				"mode", e.cfg.Mode, "interface", ifi.Name, "addresses", own)
 		}
-		e.ports = append(e.ports, &port{ifi: ifi})
+		e.ports = append(e.ports, &port{configured: pc.Interface, ifi: ifi})
 	}
 	if shards > MaxShards {
 		return 0, fmt.Errorf("%d receive queues: at most %d are supported", shards, MaxShards)

@@ -21,8 +21,10 @@ import (
 // for as long as a field takes to be read or written, or a program to be told or asked
 // something, and never over what waits for a worker or for the interface.
 type port struct {
-	mu      sync.Mutex // guards ifi, program and queues
-	ifi     rx.Interface
+	configured string // the name in the configuration, under which it is looked for
+
+	mu      sync.Mutex   // guards ifi, program and queues
+	ifi     rx.Interface // its Name is that of now, or the last one
 	program *rx.Program // nil while the interface is gone
 	// segments are of the last program. The first worker reads them, so they outlive it.
 	segments *rx.Segments
@@ -309,9 +311,13 @@ func (e *Engine) checkPort(p *port) error {
 		return nil
 	}
 	if p.attached() {
-		_, err := netlink.LinkByIndex(p.ifi.Index)
+		link, err := netlink.LinkByIndex(p.ifi.Index)
 		var notFound netlink.LinkNotFoundError
-		if err == nil || !errors.As(err, &notFound) {
+		switch {
+		case err == nil:
+			e.rename(p, link.Attrs().Name)
+			return nil
+		case !errors.As(err, &notFound):
 			return err
 		}
 		e.log.Warn("interface is gone", "interface", p.ifi.Name)
@@ -320,7 +326,7 @@ func (e *Engine) checkPort(p *port) error {
 	if e.ending() { // that is why there is no program
 		return nil
 	}
-	ifi, err := rx.LookupInterface(p.ifi.Name)
+	ifi, err := rx.LookupInterface(p.configured)
 	if err != nil {
 		return nil // not back yet
 	}
@@ -328,6 +334,27 @@ func (e *Engine) checkPort(p *port) error {
 		return fmt.Errorf("it is back, but: %w", err)
 	}
 	return e.reopenPort(p, ifi)
+}
+
+// rename notes the name that the interface of a port has now. The rules of a bridge are
+// compiled for it; those of a router are when the mirror has it (router.adopt), which
+// also says so.
+func (e *Engine) rename(p *port, name string) {
+	before := p.name()
+	if name == before {
+		return
+	}
+	p.mu.Lock()
+	p.ifi.Name = name
+	p.mu.Unlock()
+	switch {
+	case e.router != nil:
+	case e.cfg.forwards():
+		e.log.Warn("a port has a new name: rules know it by that from now on", "port", p.configured, "before", before, "name", name)
+		e.helpers.Go(e.recompileForNames)
+	default:
+		e.log.Info("a port has a new name", "port", p.configured, "before", before, "name", name)
+	}
 }
 
 // losePort takes the queues of a vanished interface away from the workers.
@@ -375,6 +402,7 @@ func (e *Engine) install(p *port, ifi rx.Interface, prog *rx.Program) bool {
 func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 	at := e.portNumber(p)
 	ctx := context.Background()
+	before := p.name()
 	var queues []rx.Queue
 	closeAll := func() {
 		for i, q := range queues {
@@ -441,8 +469,11 @@ func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 			return err
 		}
 	}
-	if e.router != nil {
+	switch {
+	case e.router != nil:
 		e.router.portOpened()
+	case e.cfg.forwards() && ifi.Name != before:
+		e.helpers.Go(e.recompileForNames)
 	}
 	e.log.Info("interface is back", "interface", ifi.Name)
 	return nil

@@ -144,7 +144,7 @@ func (r *router) follow() {
 }
 
 // adopt puts the newest Table into force. If interfaces have new names the rules are
-// compiled for them; until that is done they know those that they knew.
+// compiled for them.
 func (r *router) adopt() error {
 	e := r.e
 	t := r.latest()
@@ -153,11 +153,7 @@ func (r *router) adopt() error {
 		return err
 	}
 	if old == nil || !slices.Equal(names(old), names(t)) {
-		e.helpers.Go(func() {
-			if err := e.recompile(); err != nil && !errors.Is(err, errStopped) {
-				e.say("compiling the rules for new interfaces", err)
-			}
-		})
+		e.helpers.Go(e.recompileForNames)
 	}
 	return errors.Join(r.tell(), r.forget(old, t))
 }

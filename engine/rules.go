@@ -116,6 +116,14 @@ func (e *Engine) recompile() error {
 	return e.changeRules(func(now Rules) Rules { return now })
 }
 
+// recompileForNames compiles the rules in force for interfaces that have other names now.
+// Until it is done rules know those that they knew.
+func (e *Engine) recompileForNames() {
+	if err := e.recompile(); err != nil && !errors.Is(err, errStopped) {
+		e.say("compiling the rules for new interfaces", err)
+	}
+}
+
 // changeRules puts what change makes of the rules in force into their place.
 func (e *Engine) changeRules(change func(now Rules) Rules) error {
 	b := &e.book
