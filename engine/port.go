@@ -25,7 +25,7 @@ type port struct {
 
 	mu      sync.Mutex   // guards ifi, program and queues
 	ifi     rx.Interface // its Name is that of now, or the last one
-	program *rx.Program // nil while the interface is gone
+	program *rx.Program  // nil while the interface is gone
 	// segments are of the last program. The first worker reads them, so they outlive it.
 	segments *rx.Segments
 	queues   []rx.Queue // none is nil while there is a program
