@@ -6,10 +6,11 @@
 //
 // A shard asks for every new connection. While the table is empty that costs one
 // atomic load; else it reads a list that is never changed, only replaced (the
-// chains are immutable slices behind atomic pointers), so readers never lock.
-// Writers, which are rare, take a mutex. An expectation that is used once is
-// claimed by a compare-and-swap: two shards that match it at the same moment
-// cannot both have it.
+// chains are immutable slices behind atomic pointers). An expectation ends by a
+// compare-and-swap of a flag in it: one that is used once two shards cannot both
+// have. That is all that packets do (Match, RemoveMaster, SetMark), so they take no
+// lock. Whoever inserts, lists or expires takes a mutex, unlinks what has ended, and
+// tells Observe of it.
 //
 // # Rules
 //

@@ -73,23 +73,22 @@ var (
 	ErrFull = errors.New("there are nf_conntrack_expect_max of them") // EMFILE
 )
 
-// EventKind is what happened to an expectation.
-type EventKind = flow.EventKind
-
 // Table is the expectations of one tracker. Make it with New. Its methods may be
-// called from any goroutine.
+// called from any goroutine. Match, RemoveMaster and SetMark, which packets lead to, take
+// no lock and do not allocate.
 type Table struct {
 	secret *flow.Secret
 	limit  int
-	live   atomic.Int64 // expectations in the table
+	live   atomic.Int64 // expectations in the table that are not gone
 	chains [256]atomic.Pointer[[]*entry]
+	all    atomic.Pointer[[]*entry] // oldest first; the gone ones until they are unlinked
 
-	mu  sync.Mutex // for all that changes
-	all []*entry   // oldest first
+	mu sync.Mutex // held while chains and all are replaced
 
 	// Observe, if not nil, is told of every expectation that comes or goes, with
-	// the table locked. Set it before the table is used.
-	Observe func(k EventKind, e *Expectation)
+	// the table locked: of one that a packet used up, or whose master went, in the
+	// next call that takes the lock. Set it before the table is used.
+	Observe func(k flow.EventKind, e *Expectation)
 
 	created, deleted, matched atomic.Uint64
 }
@@ -97,12 +96,16 @@ type Table struct {
 // entry is an expectation in the table. What it expects never changes.
 type entry struct {
 	Expectation
-	mark    atomic.Uint32 // the master's
-	claimed atomic.Bool
+	mark atomic.Uint32 // the master's
+	gone atomic.Bool   // used up, removed or expired: to be unlinked
 }
 
 // New makes a table for at most limit expectations (nf_conntrack_expect_max).
-func New(limit int, secret *flow.Secret) *Table { return &Table{limit: limit, secret: secret} }
+func New(limit int, secret *flow.Secret) *Table {
+	t := &Table{limit: limit, secret: secret}
+	t.all.Store(&[]*entry{})
+	return t
+}
 
 // Stats are the counters of `conntrack -S expect`.
 type Stats struct{ Created, Deleted, Matched uint64 }
@@ -142,49 +145,65 @@ func (t *Table) Match(tuple *flow.Tuple, now int64) (m Match, ok bool) {
 		if e.Flags&Inactive != 0 || e.Expires <= now || !e.matches(tuple) {
 			continue
 		}
-		if e.Flags&Permanent == 0 && !e.claimed.CompareAndSwap(false, true) {
+		if used := e.Flags&Permanent == 0; used && !t.end(e) || !used && e.gone.Load() {
 			continue
 		}
 		t.matched.Add(1)
-		m = Match{e.Master, e.Helper, flow.Mark(e.mark.Load())}
-		if e.Flags&Permanent == 0 {
-			t.mu.Lock()
-			t.remove(e)
-			t.mu.Unlock()
-		}
-		return m, true
+		return Match{e.Master, e.Helper, flow.Mark(e.mark.Load())}, true
 	}
 	return m, false
 }
 
+// end makes e one that is gone; false if it was already.
+func (t *Table) end(e *entry) bool {
+	if !e.gone.CompareAndSwap(false, true) {
+		return false
+	}
+	t.live.Add(-1)
+	t.deleted.Add(1)
+	return true
+}
+
 // Insert adds an expectation whose master has the given mark
-// (nf_ct_expect_related). now is the time in milliseconds.
+// (nf_ct_expect_related). now is the time in milliseconds. The error is ErrBusy or
+// ErrFull.
 func (t *Table) Insert(e Expectation, mark flow.Mark, now int64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.expire(now)
+	t.tidy(now)
+	err := t.check(&e)
+	t.tidy(now)
+	if err != nil {
+		return err
+	}
+	n := &entry{Expectation: e}
+	n.mark.Store(uint32(mark))
+	add(&t.all, n)
+	add(t.chain(&n.Tuple), n)
+	t.live.Add(1)
+	t.created.Add(1)
+	t.observe(flow.EventNew, n)
+	return nil
+}
+
+// check says why e cannot be inserted, and ends what it replaces or pushes out
+// (__nf_ct_expect_check).
+func (t *Table) check(e *Expectation) error {
 	if list := t.chain(&e.Tuple).Load(); list != nil {
 		for _, o := range *list {
-			if o.sameAs(&e) {
-				t.remove(o)
-			} else if o.clashes(&e) {
+			if o.sameAs(e) {
+				t.end(o)
+			} else if o.clashes(e) && !o.gone.Load() {
 				return ErrBusy
 			}
 		}
 	}
 	if e.Limit > 0 {
-		t.makeRoom(&e)
+		t.makeRoom(e)
 	}
-	if len(t.all) >= t.limit {
+	if int(t.live.Load()) >= t.limit {
 		return ErrFull
 	}
-	n := &entry{Expectation: e}
-	n.mark.Store(uint32(mark))
-	t.all = append(t.all, n)
-	t.replace(n, func(l []*entry) []*entry { return append(l, n) })
-	t.live.Add(1)
-	t.created.Add(1)
-	t.observe(flow.EventNew, n)
 	return nil
 }
 
@@ -193,8 +212,8 @@ func (t *Table) Insert(e Expectation, mark flow.Mark, now int64) error {
 func (t *Table) makeRoom(e *Expectation) {
 	var oldest *entry
 	n := 0
-	for _, o := range t.all {
-		if o.Master == e.Master && o.Class == e.Class {
+	for _, o := range *t.all.Load() {
+		if o.Master == e.Master && o.Class == e.Class && !o.gone.Load() {
 			if oldest == nil {
 				oldest = o
 			}
@@ -202,98 +221,104 @@ func (t *Table) makeRoom(e *Expectation) {
 		}
 	}
 	if n >= e.Limit {
-		t.remove(oldest)
+		t.end(oldest)
 	}
 }
 
-// replace puts a changed copy of the chain of e in its place.
-func (t *Table) replace(e *entry, change func([]*entry) []*entry) {
-	at := t.chain(&e.Tuple)
+// add puts a longer copy of a list in its place. t.mu is held.
+func add(at *atomic.Pointer[[]*entry], e *entry) {
 	var l []*entry
 	if old := at.Load(); old != nil {
 		l = slices.Clone(*old)
 	}
-	l = change(l)
+	l = append(l, e)
 	at.Store(&l)
 }
 
-// remove takes e out of the table, if it is still there. t.mu is held.
-func (t *Table) remove(e *entry) {
-	i := slices.Index(t.all, e)
-	if i < 0 {
-		return
+// tidy unlinks what is gone, and what has expired by now. t.mu is held.
+func (t *Table) tidy(now int64) {
+	all := *t.all.Load()
+	left := make([]*entry, 0, len(all))
+	for _, e := range all {
+		if e.Expires <= now {
+			t.end(e)
+		}
+		if !e.gone.Load() {
+			left = append(left, e)
+			continue
+		}
+		at := t.chain(&e.Tuple)
+		l := slices.DeleteFunc(slices.Clone(*at.Load()), func(o *entry) bool { return o == e })
+		at.Store(&l)
+		t.observe(flow.EventDestroy, e)
 	}
-	t.all = slices.Delete(t.all, i, i+1)
-	t.replace(e, func(l []*entry) []*entry {
-		return slices.DeleteFunc(l, func(o *entry) bool { return o == e })
-	})
-	t.live.Add(-1)
-	t.deleted.Add(1)
-	t.observe(flow.EventDestroy, e)
+	if len(left) < len(all) {
+		t.all.Store(&left)
+	}
 }
 
-func (t *Table) observe(k EventKind, e *entry) {
+func (t *Table) observe(k flow.EventKind, e *entry) {
 	if t.Observe != nil {
 		t.Observe(k, &e.Expectation)
 	}
 }
 
-func (t *Table) removeIf(which func(*entry) bool) (n int) {
-	for _, e := range slices.Clone(t.all) {
-		if which(e) {
-			t.remove(e)
-			n++
-		}
-	}
-	return n
-}
-
-func (t *Table) expire(now int64) { t.removeIf(func(e *entry) bool { return e.Expires <= now }) }
-
-// Expire removes what has expired by now, in milliseconds.
+// Expire unlinks what has expired by now, in milliseconds, and what is gone. Call it now
+// and then.
 func (t *Table) Expire(now int64) {
-	if t.live.Load() == 0 {
+	if len(*t.all.Load()) == 0 {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.expire(now)
+	t.tidy(now)
 }
 
 // RemoveMaster removes the expectations of a master, which is going
-// (nf_ct_remove_expectations).
+// (nf_ct_remove_expectations). Whoever removes a master is also who inserts its
+// expectations: one that another goroutine inserts at the same time may stay.
 func (t *Table) RemoveMaster(master *flow.Tuple) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.removeIf(func(e *entry) bool { return e.Master == *master })
+	for _, e := range *t.all.Load() {
+		if e.Master == *master {
+			t.end(e)
+		}
+	}
 }
 
 // Remove removes the expectations that which selects and returns their number.
-func (t *Table) Remove(which func(*Expectation) bool) int {
+func (t *Table) Remove(which func(*Expectation) bool) (n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.removeIf(func(e *entry) bool { return which(&e.Expectation) })
+	for _, e := range *t.all.Load() {
+		if !e.gone.Load() && which(&e.Expectation) && t.end(e) {
+			n++
+		}
+	}
+	t.tidy(minTime)
+	return n
 }
 
-// SetMark tells the expectations of a master that its mark has changed.
+// minTime is a time at which nothing has expired.
+const minTime = -1 << 63
+
+// SetMark tells the expectations of a master that its mark has changed. As to who may
+// call it, see RemoveMaster.
 func (t *Table) SetMark(master *flow.Tuple, mark flow.Mark) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, e := range t.all {
+	for _, e := range *t.all.Load() {
 		if e.Master == *master {
 			e.mark.Store(uint32(mark))
 		}
 	}
 }
 
-// List returns the expectations that are alive at now, oldest first.
+// List returns the expectations that are alive at now, in milliseconds, oldest first.
 func (t *Table) List(now int64) []Expectation {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.expire(now)
-	list := make([]Expectation, len(t.all))
-	for i, e := range t.all {
-		list[i] = e.Expectation
+	t.tidy(now)
+	var list []Expectation
+	for _, e := range *t.all.Load() {
+		list = append(list, e.Expectation)
 	}
 	return list
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -140,6 +141,51 @@ func TestClaimedOnce(t *testing.T) {
 	}
 	if s := table.Stats(); s != (Stats{n, n, n}) {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestPacketsTakeNoLock: what packets lead to goes on while somebody has the table locked,
+// and who locks it next tells of it.
+func TestPacketsTakeNoLock(t *testing.T) {
+	table := New(10, &secret)
+	var events []flow.EventKind
+	table.Observe = func(k flow.EventKind, _ *Expectation) { events = append(events, k) }
+	m1, m2 := tuple("10.0.0.1", "10.0.0.2", 1000, 21), tuple("10.0.0.1", "10.0.0.2", 1001, 21)
+	for i, m := range []flow.Tuple{m1, m1, m2} {
+		e := ftp(m, 2000+uint16(i))
+		e.Class = uint8(i)
+		if err := table.Insert(e, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done := make(chan struct{})
+	table.mu.Lock()
+	go func() {
+		defer close(done)
+		table.SetMark(&m1, 5)
+		used := tuple("10.0.0.2", "10.0.0.1", 20, 2000)
+		if m, ok := table.Match(&used, 1); !ok || m.Mark != 5 {
+			t.Errorf("%+v %v", m, ok)
+		}
+		table.RemoveMaster(&m2)
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("a packet waits for the lock")
+	}
+	table.mu.Unlock()
+	<-done
+	if n := table.Len(); n != 1 {
+		t.Errorf("%d are left, want 1", n)
+	}
+	table.Expire(1)
+	want := []flow.EventKind{flow.EventNew, flow.EventNew, flow.EventNew, flow.EventDestroy, flow.EventDestroy}
+	if !slices.Equal(events, want) {
+		t.Errorf("events %v, want %v", events, want)
+	}
+	if l := table.List(1); len(l) != 1 || l[0].Tuple.L4.Dst() != 2001 {
+		t.Errorf("left: %v", l)
 	}
 }
 

@@ -8,16 +8,16 @@
 // events. That is what makes captures replayable and one shard comparable with
 // four.
 //
-//	Tick(now)             ─▶ reap
-//	Process(packets)      ─▶ prefetch buckets ▸ prefetch entries ▸ each packet
-//	                                                                 │
-//	  track only: malformed ▸ invalid ▸ untracked ▸ related ▸ known ▸ new
-//	  forwards:   pass ▸ track ▸ shortcut, or, where not all is known, traverse
+//	Tick(now)         ─▶ move the clock ▸ reap
+//	Prefetch(packets) ─▶ buckets asked for, while packets are parsed
+//	Process(packets)  ─▶ in groups: entries located and asked for ▸ each packet judged
+//	                                                                     │
+//	  tracks only: malformed ▸ invalid ▸ untracked ▸ related ▸ known ▸ new
+//	  forwards:    pass ▸ track ▸ shortcut, or, where not all is known, traverse
 //
-// The two prefetching passes ask for what the judging pass will need, for the whole
-// batch at once, so that the cache misses of a batch overlap. They are hints:
-// judging looks everything up again, since a packet may change what the next
-// one finds.
+// While one group of packets is judged the entries of those behind it are on their way from
+// memory, so that the cache misses of a batch overlap. What was located is a hint:
+// judging looks at it again, since a packet may change what the next one finds.
 //
 // # Forwarding
 //
@@ -27,11 +27,12 @@
 // nothing outlives the packet. A datagram of our own (an ICMP error, a RST) is a
 // transit of its own and passes the hooks of a host's own packets.
 //
-// What does outlive a packet is known by path: each direction of a connection has a
-// code, which is what the rules come to for its packets, and a next hop. Where the
-// code is nothing but counting, packets take the shortcut past the hooks. Paths are
-// void when the connection leaves the state NEW, when rules change, and when routes
-// do; neighbours alone void nothing.
+// What does outlive a packet is in paths: each direction of a connection has a code,
+// which is what the rules come to for its packets, and a next hop. Where the code is
+// nothing but counting, packets take the shortcut past the hooks. Both are void when the
+// connection's reply is seen, and when rules change; the next hop is when routes change,
+// but for neighbours, and the code is not used between other interfaces than it was made
+// for.
 //
 // Nothing of this takes a lock, or memory for a plain packet. Packets that rules log are
 // copied into a buffer of a fixed size (TakeLogged), datagrams of our own wait in
@@ -41,11 +42,10 @@
 //
 // All state belongs to the Shard alone, but for: the table of expectations, the
 // directory of translated tuples (package nat), what rules such as limit and recent
-// remember (package policy), and the limits of ICMP errors (package icmplimit). They
-// are words that are read and exchanged one by one. The one lock is that of the table
-// of expectations, for its changes: when one is added, is used up, or goes with its
-// master. With one goroutine that runs all shards, as a Replay does, they are
-// deterministic, too.
+// remember (package policy), the limits of connections of a zone (Limiter), and those
+// of ICMP errors (package icmplimit). They are words that are read and exchanged one by
+// one: no packet takes a lock. With one goroutine that runs all shards, as a Replay does,
+// they are deterministic, too.
 //
 // # Zones, and what few connections have
 //
@@ -57,7 +57,9 @@
 //
 // # Ownership
 //
-// A connection belongs to the shard that Owner names for the hash of its original
-// tuple, whichever direction a packet runs; an ICMP error belongs with the connection
-// that it is about. A frame that arrives elsewhere is handed over (engine).
+// A connection belongs to the shard that the hash of its original tuple names (Owner),
+// whichever direction a packet runs; an ICMP error belongs with the connection that it
+// is about. On a router a shard may have connections whose reply tuple hashes to
+// another: those tuples it has claimed in the directory, which OwnerOf asks first. A
+// frame that arrives elsewhere is handed over (engine).
 package shard
