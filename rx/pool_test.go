@@ -3,6 +3,7 @@ package rx
 import (
 	"fmt"
 	"maps"
+	"math"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -149,6 +150,9 @@ func TestChunksAreConserved(t *testing.T) {
 // or none.
 func TestFrameBounds(t *testing.T) {
 	u := fakeUMEM(4)
+	if f := u.Frame(Desc{Addr: math.MaxUint64, Len: 1}); f != nil { // it ends at 0
+		t.Errorf("%d bytes behind everything", len(f))
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		d := Desc{Addr: rapid.Uint64Range(0, 5*MinChunk).Draw(t, "addr"), Len: rapid.Uint32Range(0, 2*MinChunk).Draw(t, "len")}
 		if rapid.Bool().Draw(t, "far") {

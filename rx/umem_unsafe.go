@@ -57,7 +57,7 @@ func (u *UMEM) MaxFrame() uint32 { return uint32(u.chunk) - Headroom }
 // chunk: the kernel is trusted to write the truth, but not with our memory.
 func (u *UMEM) Frame(d Desc) []byte {
 	end := d.Addr + uint64(d.Len)
-	if end > uint64(len(u.mem)) || d.Len == 0 || (d.Addr^(end-1))&^(u.chunk-1) != 0 {
+	if d.Addr >= uint64(len(u.mem)) || end > uint64(len(u.mem)) || d.Len == 0 || (d.Addr^(end-1))&^(u.chunk-1) != 0 {
 		return nil
 	}
 	return u.mem[d.Addr:end:min(d.Addr|(u.chunk-1)+1, uint64(len(u.mem)))] // not beyond its chunk
