@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"math/bits"
 	"sync/atomic"
 
 	"github.com/xdpct/xdpct/flow"
@@ -94,52 +93,13 @@ func cluster(m *syntax.Cluster) []condition {
 		if v.Conn.Status&flow.Expected != 0 && v.Extra != nil {
 			t = v.Extra.Master
 		}
-		node := uint64(jhashAddr(t.Src, t.L4.Family(), seed)) * total >> 32
+		w, n := t.Src.Words(t.L4.Family()), 4
+		if t.L4.Family() == flow.IPv4 {
+			n = 1
+		}
+		node := uint64(flow.JHash(w[:n], seed)) * total >> 32
 		return (mask>>node&1 != 0) != not
 	})}
-}
-
-// jhashAddr is jhash_1word of an IPv4 address, or jhash2 of an IPv6 one, on a machine
-// whose bytes are in the order of an x86.
-func jhashAddr(a flow.Addr, f flow.Family, seed uint32) uint32 {
-	const initval = 0xdeadbeef
-	w := func(n uint64) uint32 { return bits.ReverseBytes32(uint32(n)) }
-	if f == flow.IPv4 {
-		s := seed + initval + 1<<2
-		return jhashFinal(s+w(a.Lo), s, s)
-	}
-	s := seed + initval + 4<<2
-	x, y, z := s+w(a.Hi>>32), s+w(a.Hi), s+w(a.Lo>>32)
-	x, y, z = jhashMix(x, y, z)
-	return jhashFinal(x+w(a.Lo), y, z)
-}
-
-// jhashMix is __jhash_mix of Bob Jenkins's lookup3.
-func jhashMix(a, b, c uint32) (uint32, uint32, uint32) {
-	a = (a - c) ^ bits.RotateLeft32(c, 4)
-	c += b
-	b = (b - a) ^ bits.RotateLeft32(a, 6)
-	a += c
-	c = (c - b) ^ bits.RotateLeft32(b, 8)
-	b += a
-	a = (a - c) ^ bits.RotateLeft32(c, 16)
-	c += b
-	b = (b - a) ^ bits.RotateLeft32(a, 19)
-	a += c
-	c = (c - b) ^ bits.RotateLeft32(b, 4)
-	b += a
-	return a, b, c
-}
-
-// jhashFinal is __jhash_final of Bob Jenkins's lookup3.
-func jhashFinal(a, b, c uint32) uint32 {
-	c = (c ^ b) - bits.RotateLeft32(b, 14)
-	a = (a ^ c) - bits.RotateLeft32(c, 11)
-	b = (b ^ a) - bits.RotateLeft32(a, 25)
-	c = (c ^ b) - bits.RotateLeft32(b, 16)
-	a = (a ^ c) - bits.RotateLeft32(c, 4)
-	b = (b ^ a) - bits.RotateLeft32(a, 14)
-	return (c ^ b) - bits.RotateLeft32(b, 24)
 }
 
 const (
