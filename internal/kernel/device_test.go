@@ -81,7 +81,6 @@ func newLinux(l *lab, f flow.Family, rules string, sysctls map[string]string, le
 			return nil, err
 		}
 	}
-	k.o.Redirects = 0
 	if err := k.o.Clear(); err != nil {
 		k.o.Close()
 		return nil, err
@@ -353,8 +352,7 @@ func (d *device) judge(p []packet.Packet, out *[2][][]byte) {
 	d.take(s, out)
 }
 
-// take sends what a shard itself has to say, but for redirects of IPv6, which the kernel
-// limits by the time (and exchange leaves out of what it sends, too).
+// take sends what a shard itself has to say, but for redirects of IPv6 (see Oracle.Clear).
 func (d *device) take(s *shard.Shard, out *[2][][]byte) {
 	for _, o := range s.TakeOwn() {
 		if redirect := o.Datagram[0]>>4 == 6 && o.Datagram[6] == 58 && o.Datagram[40] == 137; o.Hop.Known && !redirect {

@@ -66,8 +66,7 @@ type Oracle struct {
 	router, a, b *netlab.NS
 	raw          [2]*netlab.Raw
 	seq          uint16
-	Redirects    int // that the router has sent (ICMPv6), which Exchange does not return
-	Own          int // multicast of the router's own accord, which it does not return either
+	Own          int // multicast of the router's own accord, which Exchange does not return
 }
 
 var (

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -188,12 +189,8 @@ func isARPReply(f []byte) bool {
 }
 
 // ownFrame reports whether a frame is of the router's own accord: multicast listener
-// reports, redirects (which IPv6 cannot turn off) and the like.
+// reports and the like.
 func (o *Oracle) ownFrame(f []byte) bool {
-	if len(f) >= 55 && f[12] == 0x86 && f[20] == 58 && f[54] == 137 {
-		o.Redirects++
-		return true
-	}
 	if len(f) >= 55 && f[12] == 0x86 && f[0] == 0x33 {
 		o.Own++
 		return true
@@ -201,13 +198,27 @@ func (o *Oracle) ownFrame(f []byte) bool {
 	return f[12] == 0x08 && f[13] == 0x06
 }
 
-// Clear removes all rules and connections.
+// Clear removes all rules and connections. ICMPv6 redirects, which Linux cannot be told not
+// to send and limits by the clock, are dropped from then on before any rule sees them.
 func (o *Oracle) Clear() error {
 	conn, err := nftables.New(nftables.WithNetNSFd(o.router.FD()))
 	if err != nil {
 		return err
 	}
 	conn.FlushRuleset()
+	const redirect = 137 // NDISC_REDIRECT
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "quiet"})
+	chain := conn.AddChain(&nftables.Chain{
+		Name: "redirects", Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRef(-500),
+	})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_ICMPV6}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{redirect}},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("removing rules: %w", err)
 	}

@@ -65,7 +65,6 @@ const jiffy = 10 * time.Millisecond
 type stats struct {
 	Acts, Forwarded, Answered int
 	Drawn, Evaded             int
-	Redirected                bool // the kernel sent a redirect, and the rest was left out
 }
 
 // run runs a trial and returns the first difference, nil if there is none.
@@ -84,7 +83,7 @@ func (tr *trial) run() (f *finding, st stats, err error) {
 func (tr *trial) runOnce() (f *finding, st stats, disturbed bool, err error) {
 	for i := range tr.acts {
 		if t := tr.acts[i].talk; t != nil {
-			t.far, t.near = [maxRouters]*end{}, [maxRouters]*end{}
+			*t.sights = sights{}
 		}
 	}
 	rules := renamed(tr.rules)
@@ -123,10 +122,6 @@ func (tr *trial) runOnce() (f *finding, st stats, disturbed bool, err error) {
 		}
 		if len(sent[0]) == 0 {
 			continue
-		}
-		if k.o.Redirects > 0 { // they pass rules, too
-			st.Redirected = true
-			return nil, st, false, nil
 		}
 		st.Acts++
 		st.Forwarded += len(out[0][a.from^1])

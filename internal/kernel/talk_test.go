@@ -23,8 +23,14 @@ type talk struct {
 	seq    [2]uint32 // of client and server
 	step   int
 	closed bool
-	far    [maxRouters]*end // the last datagram of the client as the other side saw it
-	near   [maxRouters]*end // the last datagram of the server as the client's side saw it
+	*sights
+}
+
+// sights are what hosts have seen of a talk, by router: talks of the same hosts and ports
+// have them in common, since one connection may take the place of the other.
+type sights struct {
+	far  [maxRouters]*end // the last datagram of the client as the other side saw it
+	near [maxRouters]*end // the last datagram of the server as the client's side saw it
 }
 
 // end is a datagram as it was seen.
@@ -84,7 +90,7 @@ func (g *traffic) newTalk() *talk {
 		t.seq, t.step, t.closed = [2]uint32{pick(r, t.seq[0]+100_000, r.Uint32()), r.Uint32()}, 0, false
 		return &t
 	}
-	t := &talk{family: g.f, from: Side(r.IntN(4) / 3), seq: [2]uint32{r.Uint32(), r.Uint32()}}
+	t := &talk{sights: &sights{}, family: g.f, from: Side(r.IntN(4) / 3), seq: [2]uint32{r.Uint32(), r.Uint32()}}
 	t.proto = g.proto()
 	server := (t.from ^ 1).Host(1+r.IntN(Hosts), g.f)
 	if one(r, 4) { // the router's own address, or one that is only translated
@@ -96,7 +102,7 @@ func (g *traffic) newTalk() *talk {
 	}
 	t.client = netip.AddrPortFrom(t.from.Host(1+r.IntN(Hosts), g.f), g.port())
 	t.server = netip.AddrPortFrom(server, ports[r.IntN(len(ports))])
-	if g.one(30, "equal") { // both ends are the same
+	if g.one(30, "equal") && (g.f == flow.IPv4 || server != t.from.Host(254, g.f) || on("srcown6")) { // both ends are the same
 		t.client = t.server
 	}
 	return t
