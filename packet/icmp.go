@@ -20,15 +20,26 @@ func (p *Packet) parseICMP(s segment, checks Checks) {
 		return
 	}
 	if checks.Transport && s.whole && sum(s.body, 0) != 0xffff {
+		if !isError4(s.body[0]) {
+			p.query(s) // what an error about it quotes
+		}
 		p.invalid(flow.ReasonL4Checksum)
 		return
 	}
-	switch typ := s.body[0]; typ {
-	case 3, 4, 5, 11, 12: // icmp_is_err
+	if isError4(s.body[0]) {
 		p.parseQuote(s, s.body[icmpLen:])
-	default:
-		p.query(s)
+		return
 	}
+	p.query(s)
+}
+
+// isError4 reports whether an ICMP message of a type quotes a packet (icmp_is_err).
+func isError4(typ uint8) bool {
+	switch typ {
+	case 3, 4, 5, 11, 12:
+		return true
+	}
+	return false
 }
 
 // The ICMPv6 types that are treated specially.
@@ -50,6 +61,9 @@ func (p *Packet) parseICMPv6(s segment, checks Checks) {
 		return
 	}
 	if !p.checksumOK(s, checks, 2) {
+		if s.body[0] >= icmp6FirstInfo {
+			p.query(s) // what an error about it quotes
+		}
 		p.invalid(flow.ReasonL4Checksum)
 		return
 	}

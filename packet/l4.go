@@ -55,11 +55,21 @@ func (p *Packet) data(src, dst uint16) {
 	k.L4 = flow.MakeL4(p.Family, p.Proto, 0, src^port, dst^port)
 }
 
+// tooShort is for a transport header of which only b is there. Its ports name the
+// connection all the same (nf_ct_get_tuple_ports): an error about the packet is quoted to
+// whoever has that, and rules may count it.
+func (p *Packet) tooShort(b []byte) {
+	if len(b) >= 4 {
+		p.data(binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))
+	}
+	p.invalid(flow.ReasonL4TooShort)
+}
+
 // parseTCP makes the checks of tcp_error.
 func (p *Packet) parseTCP(s segment, checks Checks) {
 	b := s.body
 	if len(b) < 20 {
-		p.invalid(flow.ReasonL4TooShort)
+		p.tooShort(b)
 		return
 	}
 	hdr := int(b[12]>>4) * 4
@@ -92,7 +102,7 @@ func (p *Packet) parseTCP(s segment, checks Checks) {
 func (p *Packet) parseUDP(s segment, checks Checks) {
 	b := s.body
 	if len(b) < 8 {
-		p.invalid(flow.ReasonL4TooShort)
+		p.tooShort(b)
 		return
 	}
 	bad := flow.NoReason
@@ -114,7 +124,7 @@ func (p *Packet) parseUDP(s segment, checks Checks) {
 func (p *Packet) parseUDPLite(s segment, checks Checks) {
 	b := s.body
 	if len(b) < 8 {
-		p.invalid(flow.ReasonL4TooShort)
+		p.tooShort(b)
 		return
 	}
 	covered := int(binary.BigEndian.Uint16(b[4:]))
@@ -158,7 +168,7 @@ func sctpSum(b []byte) uint32 {
 func (p *Packet) parseSCTP(s segment, checks Checks) {
 	b := s.body
 	if len(b) < sctpLen {
-		p.invalid(flow.ReasonL4TooShort)
+		p.tooShort(b)
 		return
 	}
 	p.data(binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))

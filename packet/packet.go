@@ -20,7 +20,7 @@ const (
 type Packet struct {
 	// Key is the canonical tuple: of the packet (Data), or of the answer to the
 	// quoted packet (Error), that being the tuple that the kernel looks up. An
-	// Invalid TCP or UDP packet has one if its ports could be read.
+	// Invalid packet has one if its ports, or the identifier of its ICMP query, could be read.
 	Key  flow.Tuple
 	Hash uint64 // Key.Hash, filled in by the shard
 
