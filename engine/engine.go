@@ -123,12 +123,11 @@ func secrets(words []uint64) error {
 // owner returns the worker that owns the connection with the tuple t.
 func (e *Engine) owner(t flow.Tuple) *worker {
 	key, flipped := t.Canonical()
-	if e.shared != nil && e.shared.Directory != nil {
-		if n, ok := e.shared.Directory.Owner(&key, flipped); ok {
-			return e.workers[n]
-		}
+	var dir *nat.Directory
+	if e.shared != nil {
+		dir = e.shared.Directory
 	}
-	return e.workers[shard.Owner(key.Hash(&e.secret), len(e.workers))]
+	return e.workers[shard.Owner(dir, &key, flipped, key.Hash(&e.secret), len(e.workers))]
 }
 
 // lookupPorts finds the interfaces and returns the number of shards.

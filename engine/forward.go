@@ -217,7 +217,7 @@ func (w *worker) tendWaiting() {
 	for n, hop := range r.waiting {
 		found, known := r.table.Neighbour(n.out, n.addr)
 		in := &r.table.Interfaces[n.out]
-		most := in.Patience[familyOf(n.addr).Index()]
+		most := in.Patience[flow.FamilyOf(n.addr).Index()]
 		if most == 0 {
 			most = patience
 		}
@@ -252,13 +252,6 @@ func (w *worker) unreachable(f waitingFrame) {
 		w.shard.Unreachable(p)
 	}
 	w.drop(flow.ReasonNoNeighbour, f.desc.Addr)
-}
-
-func familyOf(a netip.Addr) flow.Family {
-	if a.Is4() {
-		return flow.IPv4
-	}
-	return flow.IPv6
 }
 
 // chunk takes a free chunk for a frame of n bytes of our own. If there is none, or none is

@@ -198,7 +198,7 @@ func (w *worker) sendBuilt(link, datagram []byte, port uint8, v *shard.Verdict) 
 func (w *worker) handOverAll(frames []handed, to *worker) {
 	for i := range frames {
 		frames[i].left = uint8(len(frames) - i)
-		frames[i].hops++
+		frames[i].handed++
 	}
 	if !to.inbox[w.id].pushAll(frames) {
 		for _, h := range frames {
@@ -224,7 +224,7 @@ func (w *worker) arrive(from int, h handed) {
 		frames[i].left = 0
 	}
 	whole := w.assemble(frames)
-	if owner := w.shard.OwnerOf(whole); owner != w.id && frames[0].hops < maxHops {
+	if owner := w.shard.OwnerOf(whole); owner != w.id && frames[0].handed < maxHandovers {
 		w.handOverAll(frames, w.peers[owner])
 		return
 	}

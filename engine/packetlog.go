@@ -19,8 +19,8 @@ type packetLog struct {
 const (
 	packetLogSize     = 256 // packets that wait to be written, of a worker
 	packetLogInterval = 5 * time.Millisecond
-	// maxLogged is how many packets are written in a second.
-	maxLogged = 100
+	// maxLinesPerSecond is how many packets are written in a second.
+	maxLinesPerSecond = 100
 )
 
 func newPacketLog() *packetLog { return &packetLog{ring: newSPSC[shard.Logged](packetLogSize)} }
@@ -59,7 +59,7 @@ func (e *Engine) logPackets() {
 	}
 }
 
-// packetWriter writes at most maxLogged packets between two calls of endSecond.
+// packetWriter writes at most maxLinesPerSecond packets between two calls of endSecond.
 type packetWriter struct {
 	e       *Engine
 	buf     [32]shard.Logged
@@ -83,7 +83,7 @@ func (p *packetWriter) drain() {
 // write writes a packet as the kernel's LOG does, so that tools for its lines can read
 // it, and which rule it was.
 func (p *packetWriter) write(l *shard.Logged) {
-	if p.written == maxLogged {
+	if p.written == maxLinesPerSecond {
 		p.lost++
 		return
 	}

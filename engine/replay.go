@@ -93,7 +93,7 @@ func (r *Replay) Frame(f *capture.Frame) (*packet.Packet, shard.Verdict) {
 			return p, v
 		}
 	}
-	s := r.shards[shard.Owner(p.Hash, len(r.shards))]
+	s := r.shards[shard.Home(p.Hash, len(r.shards))]
 	for !s.Tick(r.now) {
 	}
 	s.Process(r.pkt[:], r.out[:])
@@ -150,7 +150,7 @@ func (r *Replay) Named() (rec flow.Record, ok bool) {
 		return rec, false
 	}
 	r.shards[0].Hash(p)
-	s := r.shards[shard.Owner(p.Hash, len(r.shards))]
+	s := r.shards[shard.Home(p.Hash, len(r.shards))]
 	i, ok := s.Find(p.Tuple())
 	if !ok {
 		return rec, false

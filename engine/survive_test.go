@@ -37,10 +37,7 @@ func within(t *testing.T, patience time.Duration, what string, is func() bool) {
 // seconds.
 func (s *site) agrees(t *testing.T) {
 	t.Helper()
-	diff, err := s.e.router.mirror.Agree(2 * time.Second)
-	if err != nil || len(diff) > 0 {
-		t.Fatalf("%v\n%s", err, strings.Join(diff, "\n"))
-	}
+	testenv.Agrees(t, 2*time.Second, "a change", s.e.router.mirror.Compare)
 }
 
 // stuck is a client that takes nothing until it is let go.

@@ -32,14 +32,14 @@ type handed struct {
 	port uint8
 	// left is not zero for the fragments of a datagram that is handed over as a
 	// whole: how many there are from this one on.
-	left uint8
-	hops uint8 // workers that have handed it over
+	left   uint8
+	handed uint8 // how often it was handed over
 }
 
-// maxHops is how often a frame is handed over. Once is the rule; a tuple that has got
+// maxHandovers is how often a frame is handed over. Once is the rule; a tuple that has got
 // another owner on the way (nat.Directory) takes another. Who gets it last judges it:
 // that breaks nothing, since no two shards can have one tuple.
-const maxHops = 4
+const maxHandovers = 4
 
 // worker is one shard's thread: it moves frames between its queues, the one of
 // its number on each port, and its shard.
@@ -247,7 +247,7 @@ func (w *worker) admit(h handed, k int) bool {
 			p.SetZone(z.of(p))
 		}
 		w.shard.Hash(p)
-		if owner := w.shard.OwnerOf(p); owner != w.id && h.hops < maxHops {
+		if owner := w.shard.OwnerOf(p); owner != w.id && h.handed < maxHandovers {
 			w.handOver(h, w.peers[owner])
 			return false
 		}
@@ -281,7 +281,7 @@ func (w *worker) arrange(p *packet.Packet, h handed) (ok bool) {
 }
 
 func (w *worker) handOver(h handed, to *worker) {
-	h.hops++
+	h.handed++
 	if !to.inbox[w.id].push(h) {
 		w.drop(flow.ReasonHandoverFull, h.desc.Addr)
 		return

@@ -231,13 +231,6 @@ func (c *Conn) Counters(d Direction) Counters {
 	return k
 }
 
-// SetCounters sets the counters of direction d. Valid iff the connection is
-// not queued; packets beyond 48 bits are cut.
-func (c *Conn) SetCounters(d Direction, k Counters) {
-	c.packetsLo[d], c.packetsHi[d] = uint32(k.Packets), uint16(k.Packets>>32)
-	c.bytesLo[d], c.upper[d] = uint32(k.Bytes), uint32(k.Bytes>>32)
-}
-
 // ZeroCounters sets the counters of both directions to zero.
 func (c *Conn) ZeroCounters() {
 	c.packetsLo, c.packetsHi, c.bytesLo = [2]uint32{}, [2]uint16{}, [2]uint32{}

@@ -20,6 +20,14 @@ const (
 // Index returns 0 for IPv4 and 1 for IPv6: the place of a family in an array of two.
 func (f Family) Index() int { return int(f >> 3 & 1) }
 
+// FamilyOf returns the family of an address, which is valid. An IPv4-mapped one is IPv6.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
 func (f Family) String() string {
 	switch f {
 	case IPv4:

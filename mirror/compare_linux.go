@@ -2,14 +2,14 @@ package mirror
 
 import (
 	"slices"
-	"time"
 
 	"github.com/xdpct/xdpct/route"
 )
 
 // Compare reads everything from the kernel anew, on sockets of its own, and returns in
 // words what differs from the Table that was published last, at most limit lines.
-// Nothing is changed. What the kernel changes meanwhile shows as a difference.
+// Nothing is changed. What the kernel changes meanwhile shows as a difference. Tests hold
+// the mirror to it.
 func (m *Mirror) Compare(limit int) ([]string, error) {
 	var fresh *route.Table
 	err := m.cfg.InNamespace(func() error {
@@ -39,15 +39,4 @@ func (m *Mirror) Compare(limit int) ([]string, error) {
 		return nil, err
 	}
 	return m.Table().Diff(fresh, limit), nil
-}
-
-// Agree calls Compare until nothing differs, or for no longer than patience. It returns
-// what still differs then.
-func (m *Mirror) Agree(patience time.Duration) (diff []string, err error) {
-	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		diff, err = m.Compare(5)
-		if err == nil && len(diff) == 0 || time.Now().After(deadline) {
-			return diff, err
-		}
-	}
 }

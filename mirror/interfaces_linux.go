@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/route"
 )
 
@@ -22,12 +23,12 @@ func (m *Mirror) installLinks(s *linkState) {
 			m.limit[f] = max(r.most, 1024) // entries that are permanent do not count in the kernel
 		}
 	}
-	fresh := m.place(s)
+	fresh := m.assignSlots(s)
 	interfaces := make([]route.Interface, len(m.slots))
 	for n := range m.slots {
 		interfaces[n] = m.describe(s, n)
 	}
-	same := slices.EqualFunc(interfaces, m.work.Interfaces, func(a, b route.Interface) bool { return sameInterface(&a, &b) })
+	same := slices.EqualFunc(interfaces, m.work.Interfaces, route.Interface.Equal)
 	if !same {
 		m.edit().SetInterfaces(interfaces)
 	}
@@ -44,9 +45,9 @@ func (m *Mirror) installLinks(s *linkState) {
 	}
 }
 
-// place finds out which link is in which slot, makes slots for new VLANs, and returns
+// assignSlots finds out which link is in which slot, makes slots for new VLANs, and returns
 // the slots that have another link than before.
-func (m *Mirror) place(s *linkState) (fresh []int) {
+func (m *Mirror) assignSlots(s *linkState) (fresh []int) {
 	put := func(n, index int) {
 		if m.slots[n].index != index {
 			m.slots[n].index = index
@@ -172,7 +173,7 @@ func (m *Mirror) applyNeighbour(n neighbour) {
 	}
 	e := m.neighbours[k]
 	if e == nil {
-		f := familyIndex(n.addr)
+		f := flow.FamilyOf(n.addr).Index()
 		if m.count[f] >= m.limit[f] {
 			m.full = true
 			m.refused.Add(1)
@@ -207,7 +208,7 @@ func (m *Mirror) forget(k neighbourKey) {
 		return
 	}
 	delete(m.neighbours, k)
-	m.count[familyIndex(k.addr)]--
+	m.count[flow.FamilyOf(k.addr).Index()]--
 	m.byID[e.id] = neighbourKey{}
 	m.freeIDs = append(m.freeIDs, e.id)
 	if n := m.work.Number(k.index); n >= 0 {

@@ -144,10 +144,7 @@ func (l *lab) batch(lines []string) {
 // agrees fails the test if the mirror is not like the kernel within two seconds.
 func (l *lab) agrees(after string) {
 	l.t.Helper()
-	diff, err := l.m.Agree(2 * time.Second)
-	if err != nil || len(diff) > 0 {
-		l.t.Fatalf("after %s: %v\n%s\n%s", after, err, strings.Join(diff, "\n"), l.log)
-	}
+	testenv.Agrees(l.t, 2*time.Second, after, l.m.Compare)
 }
 
 // TestRandomChanges changes the kernel's routes, rules, addresses, links and

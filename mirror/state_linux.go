@@ -553,22 +553,9 @@ func (m *Mirror) takeConf(o outcome) {
 		if c, ok := o.conf[before.Name]; ok {
 			c.set(&interfaces[n])
 		}
-		changed = changed || !sameInterface(&before, &interfaces[n])
+		changed = changed || !before.Equal(interfaces[n])
 	}
 	if changed {
 		m.edit().SetInterfaces(interfaces)
 	}
-}
-
-func sameInterface(a, b *route.Interface) bool {
-	x, y := *a, *b
-	x.Addrs, y.Addrs = nil, nil
-	return fmt.Sprint(x) == fmt.Sprint(y) && slices.Equal(a.Addrs, b.Addrs)
-}
-
-func familyIndex(a netip.Addr) int {
-	if a.Is4() {
-		return 0
-	}
-	return 1
 }

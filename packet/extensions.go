@@ -110,20 +110,6 @@ func (p *Packet) Extension(proto flow.Proto) (x Extension, ok, cut bool) {
 	return Extension{}, false, x.Cut
 }
 
-// RoutingHeader returns the first IPv6 routing header (type at 2, segments left at 3),
-// up to its end or that of the datagram, nil if there is none of four bytes.
-func (p *Packet) RoutingHeader() []byte {
-	if p.Family != flow.IPv6 {
-		return nil
-	}
-	x, ok, _ := p.Extension(routing)
-	end := min(x.At+x.Len, int(p.L3)+int(p.Len), len(p.Frame))
-	if !ok || end < x.At+4 {
-		return nil
-	}
-	return p.Frame[x.At:end]
-}
-
 // extensions is what the walk over extension headers found.
 type extensions struct {
 	proto    flow.Proto // the transport protocol, or that of the header where the walk ended

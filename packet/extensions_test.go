@@ -50,8 +50,8 @@ func TestExtensions(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	if r := p.RoutingHeader(); len(r) != 24 || &r[0] != &p.Frame[70] {
-		t.Errorf("the routing header is %x", r)
+	if x, ok, cut := p.Extension(routing); !ok || cut || x != want[2] {
+		t.Errorf("the routing header is %+v", x)
 	}
 	if n := testing.AllocsPerRun(100, func() {
 		for range p.Extensions {

@@ -66,7 +66,7 @@ func (t *Table) lookup(k *Key) (Hop, *Route) {
 		k.link = 0
 	}
 	var h Hop
-	rules := t.rules[index(k.Family)]
+	rules := t.rules[k.Family.Index()]
 	for i := 0; i < len(rules); i++ {
 		r := &rules[i]
 		h.Marked = h.Marked || r.Mask != 0

@@ -84,7 +84,7 @@ func (t *Table) SetRules(rules []Rule) {
 				}
 			}
 		}
-		i := index(r.Family)
+		i := r.Family.Index()
 		t.rules[i] = append(t.rules[i], r)
 	}
 	for i := range t.rules {
@@ -95,7 +95,7 @@ func (t *Table) SetRules(rules []Rule) {
 
 // CustomRules reports whether there are other rules than the kernel's default ones
 // (fib4_has_custom_rules): then it looks the source of every packet up.
-func (t *Table) CustomRules(f flow.Family) bool { return t.custom[index(f)] }
+func (t *Table) CustomRules(f flow.Family) bool { return t.custom[f.Index()] }
 
 // standardRules are the rules that the kernel has by itself.
 func standardRules(f flow.Family) []Rule {
@@ -109,13 +109,6 @@ func standardRules(f flow.Family) []Rule {
 // SameRules reports whether t and u have the same routing rules.
 func (t *Table) SameRules(u *Table) bool {
 	return slices.Equal(t.rules[0], u.rules[0]) && slices.Equal(t.rules[1], u.rules[1])
-}
-
-func index(f flow.Family) int {
-	if f == flow.IPv4 {
-		return 0
-	}
-	return 1
 }
 
 // matches reports whether the rule selects a packet (fib_rule_match); vrf is the table

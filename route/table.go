@@ -57,6 +57,13 @@ type Interface struct {
 	Patience [2]int64
 }
 
+// Equal reports whether two interfaces are equal in everything.
+func (i Interface) Equal(o Interface) bool {
+	addrs := slices.Equal(i.Addrs, o.Addrs)
+	i.Addrs, o.Addrs = nil, nil
+	return addrs && reflect.DeepEqual(i, o)
+}
+
 // NextHop is a next hop of a route.
 type NextHop struct {
 	Index   int        // ifindex; 0: Out says which interface
@@ -267,16 +274,6 @@ func (t *Table) NumRoutes() (n int) {
 	return n
 }
 
-// SetNeighbour says which Ethernet address a neighbour has; known is false if that is
-// not known any more.
-func (t *Table) SetNeighbour(out int, addr netip.Addr, mac [6]byte, known bool) {
-	if !known {
-		t.ForgetNeighbour(out, addr)
-		return
-	}
-	t.PutNeighbour(out, addr, Neighbour{MAC: mac})
-}
-
 // PutNeighbour says what a neighbour is.
 func (t *Table) PutNeighbour(out int, addr netip.Addr, n Neighbour) {
 	p := netip.PrefixFrom(addr, addr.BitLen())
@@ -322,12 +319,7 @@ func (t *Table) NumNeighbours() (n int) {
 // One has to be made from the other, by Clone or SetRoutes: routes are the same then if
 // nobody has changed them.
 func (t *Table) SameRouting(u *Table) bool {
-	same := func(a, b Interface) bool {
-		x, y := a, b
-		x.Addrs, y.Addrs = nil, nil
-		return slices.Equal(a.Addrs, b.Addrs) && reflect.DeepEqual(x, y)
-	}
-	return maps.Equal(t.fibs, u.fibs) && t.SameRules(u) && slices.EqualFunc(t.Interfaces, u.Interfaces, same)
+	return maps.Equal(t.fibs, u.fibs) && t.SameRules(u) && slices.EqualFunc(t.Interfaces, u.Interfaces, Interface.Equal)
 }
 
 // Diff returns what differs between two Tables, in words, at most limit lines. The
@@ -342,7 +334,7 @@ func (t *Table) Diff(u *Table, limit int) (diff []string) {
 			note("%d interfaces, %d", len(t.Interfaces), len(u.Interfaces))
 			break
 		}
-		if a, b := fmt.Sprint(t.Interfaces[n]), fmt.Sprint(u.Interfaces[n]); a != b && !note("interface %s, %s", a, b) {
+		if a, b := t.Interfaces[n], u.Interfaces[n]; !a.Equal(b) && !note("interface %v, %v", a, b) {
 			return diff
 		}
 	}

@@ -72,15 +72,15 @@ func TestReverse(t *testing.T) {
 // made of stays as it was.
 func TestCloneIsolated(t *testing.T) {
 	before := twoNets()
-	before.SetNeighbour(0, netip.MustParseAddr("10.50.0.2"), [6]byte{2}, true)
+	before.PutNeighbour(0, netip.MustParseAddr("10.50.0.2"), Neighbour{MAC: [6]byte{2}})
 	same := twoNets()
-	same.SetNeighbour(0, netip.MustParseAddr("10.50.0.2"), [6]byte{2}, true)
+	same.PutNeighbour(0, netip.MustParseAddr("10.50.0.2"), Neighbour{MAC: [6]byte{2}})
 	after := before.Clone()
 	after.Add(&Route{Table: TableMain, Dst: netip.MustParsePrefix("20.0.0.0/8"), Kind: Blackhole})
 	after.Add(&Route{Table: 77, Dst: netip.MustParsePrefix("20.0.0.0/8"), Kind: Blackhole})
 	after.Remove(&Route{Table: TableMain, Dst: netip.MustParsePrefix("10.50.0.0/24"), Kind: Unicast, Hops: []NextHop{{Index: 2}}})
-	after.SetNeighbour(0, netip.MustParseAddr("10.50.0.2"), [6]byte{9}, true)
-	after.SetNeighbour(1, netip.MustParseAddr("192.0.2.2"), [6]byte{3}, true)
+	after.PutNeighbour(0, netip.MustParseAddr("10.50.0.2"), Neighbour{MAC: [6]byte{9}})
+	after.PutNeighbour(1, netip.MustParseAddr("192.0.2.2"), Neighbour{MAC: [6]byte{3}})
 	after.SetRules([]Rule{NewRule(flow.IPv4, 1, 77)})
 	after.Interfaces[0].Up = false
 	if d := before.Diff(same, 10); len(d) > 0 {

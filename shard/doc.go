@@ -57,7 +57,7 @@
 //
 // # Ownership
 //
-// A connection belongs to the shard that the hash of its original tuple names (Owner),
+// A connection belongs to the shard that the hash of its original tuple names (Home),
 // whichever direction a packet runs; an ICMP error belongs with the connection that it
 // is about. On a router a shard may have connections whose reply tuple hashes to
 // another: those tuples it has claimed in the directory, which OwnerOf asks first. A

@@ -24,9 +24,9 @@ func threeWays(out int) *route.Table {
 	for prefix, n := range map[string]int{"10.1.0.0/24": 0, "10.2.0.0/24": out} {
 		t.Add(&route.Route{Table: route.TableMain, Dst: netip.MustParsePrefix(prefix), Kind: route.Unicast, Hops: []route.NextHop{{Out: n, Weight: 1}}})
 	}
-	t.SetNeighbour(0, clientIP, [6]byte{4, 0}, true)
+	t.PutNeighbour(0, clientIP, route.Neighbour{MAC: [6]byte{4, 0}})
 	for n := 1; n <= 2; n++ {
-		t.SetNeighbour(n, serverIP, [6]byte{4, byte(n)}, true)
+		t.PutNeighbour(n, serverIP, route.Neighbour{MAC: [6]byte{4, byte(n)}})
 	}
 	return t
 }
@@ -97,7 +97,7 @@ func TestManyWays(t *testing.T) {
 	host := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}) }
 	routes.Add(&route.Route{Table: route.TableMain, Dst: netip.MustParsePrefix("10.9.0.0/16"), Kind: route.Unicast, Hops: []route.NextHop{{Out: 1, Weight: 1}}})
 	for i := range n {
-		routes.SetNeighbour(1, host(i), [6]byte{6, 0, 0, 0, byte(i >> 8), byte(i)}, true)
+		routes.PutNeighbour(1, host(i), route.Neighbour{MAC: [6]byte{6, 0, 0, 0, byte(i >> 8), byte(i)}})
 	}
 	b.SetForwarding(&Forwarding{Rules: b.forward.Rules, Routes: routes})
 	b.Tick(1)

@@ -58,8 +58,8 @@ func TestNeighboursChangeUnderConnections(t *testing.T) {
 	base := b.forward.hops.base
 	for n := range byte(20) {
 		routes := b.forward.Routes.Clone()
-		routes.SetNeighbour(1, other, [6]byte{8, n}, true)
-		routes.SetNeighbour(1, serverIP, [6]byte{9, n}, true)
+		routes.PutNeighbour(1, other, route.Neighbour{MAC: [6]byte{8, n}})
+		routes.PutNeighbour(1, serverIP, route.Neighbour{MAC: [6]byte{9, n}})
 		b.SetForwarding(&Forwarding{Rules: b.forward.Rules, Routes: routes})
 		if _, v := b.pass(0, udp(clientIP, serverIP, 4000, 53)); v.Action != Accept || v.Hop.DstMAC != [6]byte{9, n} {
 			t.Fatalf("%v %v to %x", v.Action, v.Reason, v.Hop.DstMAC)
@@ -72,7 +72,7 @@ func TestNeighboursChangeUnderConnections(t *testing.T) {
 		t.Error("a neighbour voided all next hops")
 	}
 	routes := b.forward.Routes.Clone()
-	routes.SetNeighbour(1, serverIP, [6]byte{}, false)
+	routes.ForgetNeighbour(1, serverIP)
 	b.SetForwarding(&Forwarding{Rules: b.forward.Rules, Routes: routes})
 	if _, v := b.pass(0, udp(clientIP, serverIP, 4000, 53)); v.Action != Accept || v.Hop.Known {
 		t.Errorf("%v, known %v", v.Action, v.Hop.Known)
@@ -91,7 +91,7 @@ func TestLongBatch(t *testing.T) {
 		}, route.Last)
 	}
 	for i := range n {
-		routes.SetNeighbour(1, host(i), [6]byte{6, 0, 0, 0, byte(i >> 8), byte(i)}, true)
+		routes.PutNeighbour(1, host(i), route.Neighbour{MAC: [6]byte{6, 0, 0, 0, byte(i >> 8), byte(i)}})
 	}
 	b := newForwarder(t, "", "", routes)
 	b.Tick(1)

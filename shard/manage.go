@@ -175,7 +175,7 @@ func isQuery(l flow.L4) bool { return l.Proto() == flow.ICMP || l.Proto() == flo
 // one of its connections: because its hash says so, or because it can be claimed.
 func (s *Shard) reaches(reply *flow.Tuple) bool {
 	key, _ := reply.Canonical()
-	return s.cfg.Shards <= 1 || Owner(key.Hash(&s.cfg.Secret), s.cfg.Shards) == s.cfg.Number ||
+	return s.cfg.Shards <= 1 || Home(key.Hash(&s.cfg.Secret), s.cfg.Shards) == s.cfg.Number ||
 		s.tuples.dir != nil && s.tuples.dir.Concerns(&key)
 }
 

@@ -164,10 +164,22 @@ func (s *Shard) Close() error {
 	return err
 }
 
-// Owner returns which of n shards owns the connection whose key has this hash.
-// It uses other bits of the hash than those that pick bucket and tag.
-func Owner(hash uint64, n int) int {
+// Home returns which of n shards a tuple belongs to whose key has this hash, unless
+// another has claimed it. It uses other bits of the hash than those that pick bucket and
+// tag.
+func Home(hash uint64, n int) int {
 	return int(uint64(uint32(hash>>8)) * uint64(n) >> 32)
+}
+
+// Owner returns which of n shards owns the connection of a tuple, by its key: that which
+// has claimed it in dir, which may be nil, or else its home. Any goroutine may call it.
+func Owner(dir *nat.Directory, key *flow.Tuple, flipped bool, hash uint64, n int) int {
+	if dir != nil && dir.Concerns(key) {
+		if owner, ok := dir.Owner(key, flipped); ok {
+			return owner
+		}
+	}
+	return Home(hash, n)
 }
 
 // Hash fills in p.Hash.

@@ -243,7 +243,7 @@ func (s *Shard) insert(u *unconfirmed, hash uint64) (i uint32, reason flow.Reaso
 		return 0, flow.ReasonZoneFull
 	}
 	if reason = s.claimAll(&u.conn, &u.extra); reason == flow.NoReason {
-		i, reason = s.place(u, hash)
+		i, reason = s.insertClaimed(u, hash)
 	}
 	if reason != flow.NoReason && u.zone.Limit != nil {
 		u.zone.Limit.Give()
@@ -251,8 +251,8 @@ func (s *Shard) insert(u *unconfirmed, hash uint64) (i uint32, reason flow.Reaso
 	return i, reason
 }
 
-// place puts the connection in u, whose tuples are claimed, into the table.
-func (s *Shard) place(u *unconfirmed, hash uint64) (i uint32, reason flow.Reason) {
+// insertClaimed puts the connection in u, whose tuples are claimed, into the table.
+func (s *Shard) insertClaimed(u *unconfirmed, hash uint64) (i uint32, reason flow.Reason) {
 	i, err := s.table.Insert(&u.conn, &u.extra, hash, s.time())
 	if err == nil {
 		if u.conn.Status&flow.SrcNAT != 0 {

@@ -9,18 +9,18 @@ import (
 
 // connRef is the connection that tracking found for a packet (nf_ct_get).
 type connRef struct {
-	at    place
+	at    whereabouts
 	entry uint32 // valid iff at is inTable
 }
 
-// place says where the connection of a packet is.
-type place uint8
+// whereabouts says where the connection of a packet is.
+type whereabouts uint8
 
 const (
-	nowhere place = iota // the packet belongs to none: it is INVALID or UNTRACKED
-	inTable              // in the table, as connRef.entry
-	begun                // in the transit, and to be put into the table by confirm
-	ended                // in the transit, and out of the table: the packet has closed it
+	nowhere whereabouts = iota // the packet belongs to none: it is INVALID or UNTRACKED
+	inTable                    // in the table, as connRef.entry
+	begun                      // in the transit, and to be put into the table by confirm
+	ended                      // in the transit, and out of the table: the packet has closed it
 )
 
 // unconfirmed is a connection that is not in the table: not yet, since rules may

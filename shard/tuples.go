@@ -71,7 +71,7 @@ func (b *binding) Take(reply *flow.Tuple, hard bool) bool {
 	case u.dir == nil:
 		return true
 	case !u.dir.Concerns(&key):
-		return Owner(hash, s.cfg.Shards) == s.cfg.Number // else its packets would not come here
+		return Home(hash, s.cfg.Shards) == s.cfg.Number // else its packets would not come here
 	case !b.claim:
 		_, taken := u.dir.Taken(&key, flipped, u.number)
 		return !taken
@@ -218,15 +218,13 @@ func (s *Shard) gone(c *flow.Conn, x *flow.Extra) {
 	}
 }
 
-// OwnerOf returns the shard that owns the connection of a packet, which is hashed: that
-// which has claimed its tuple, or else the one that its hash names.
+// OwnerOf returns the shard that owns the connection of a packet, which is hashed. Of a
+// fragment it is the one that holds the datagram's fragments.
 func (s *Shard) OwnerOf(p *packet.Packet) int {
-	if d := s.tuples.dir; d != nil && d.Concerns(&p.Key) && p.Kind != packet.Fragmented {
-		if owner, ok := d.Owner(&p.Key, p.Flipped); ok {
-			return owner
-		}
+	if s.tuples.dir == nil || p.Kind == packet.Fragmented {
+		return Home(p.Hash, s.cfg.Shards)
 	}
-	return Owner(p.Hash, s.cfg.Shards)
+	return Owner(s.tuples.dir, &p.Key, p.Flipped, p.Hash, s.cfg.Shards)
 }
 
 // Cover claims the tuples that the directory is concerned with of at most n connections

@@ -306,10 +306,10 @@ func labRoutes(l *lab) *route.Table {
 		}
 		for _, n := range append(hostNumbers(), spareHosts...) {
 			for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
-				t.SetNeighbour(int(s), s.Host(n, f), HostMAC(), true)
+				t.PutNeighbour(int(s), s.Host(n, f), route.Neighbour{MAC: HostMAC()})
 			}
 		}
-		t.SetNeighbour(int(s), netip.MustParseAddr(linkLocalHost), HostMAC(), true)
+		t.PutNeighbour(int(s), netip.MustParseAddr(linkLocalHost), route.Neighbour{MAC: HostMAC()})
 	}
 	return t
 }

@@ -138,7 +138,7 @@ func natRoutes() *route.Table {
 		}
 		for n := range Hosts {
 			for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
-				t.SetNeighbour(int(s), s.Host(n+1, f), HostMAC(), true)
+				t.PutNeighbour(int(s), s.Host(n+1, f), route.Neighbour{MAC: HostMAC()})
 			}
 		}
 	}
