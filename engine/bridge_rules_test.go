@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/rx"
 )
@@ -42,21 +43,16 @@ COMMIT
 			return f
 		}
 		left, right := packet.IP{Src: ipA}, packet.IP{Src: ipB}
-		// expect waits for a frame at a side that is what is wanted, or for none.
+		// expect waits for a frame at a side that is what is wanted.
 		expect := func(side int, what string, wanted func(f []byte) bool) {
 			t.Helper()
-			for deadline := time.Now().Add(3 * time.Second); ; {
+			testenv.Until(t, what, func() bool {
 				f, err := w.raw[side].Recv(100 * time.Millisecond)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if f != nil && wanted(f) {
-					return
-				}
-				if time.Now().After(deadline) {
-					t.Fatalf("%s did not come", what)
-				}
-			}
+				return f != nil && wanted(f)
+			})
 		}
 		query := send(0, left, right, 4000, 53)
 		expect(1, "the query", func(f []byte) bool { return string(f) == string(query) })
@@ -73,7 +69,8 @@ COMMIT
 				src.Netip(p.Family) == ipB && dst.Netip(p.Family) == ipA &&
 				packet.MAC(f) == macA && packet.MAC(f[6:]) == macB && string(f[p.L4+8:]) == string(rejected[14:])
 		})
-		if f, _ := w.raw[0].Recv(100 * time.Millisecond); f != nil {
+		answer = send(1, right, left, 53, 4000) // what was dropped would come before this
+		if f, _ := w.raw[0].Recv(testenv.Patience); string(f) != string(answer) {
 			t.Errorf("what was dropped came through: %x", f)
 		}
 		if n := w.count(t); n != 1 {
@@ -118,7 +115,7 @@ COMMIT
 			return total.Reasons[flow.ReasonRule]
 		}
 		before := drops()
-		within(t, 10*time.Second, "a frame passes or is dropped by a rule", func() bool {
+		testenv.Until(t, "a frame passes or is dropped by a rule", func() bool {
 			if err := w.raw[0].Send([]byte(frame(dport))); err != nil {
 				t.Fatal(err)
 			}
@@ -141,7 +138,7 @@ COMMIT
 	if err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, "the rule for the new name applies", func() bool { return passes(54) })
+	testenv.Until(t, "the rule for the new name applies", func() bool { return passes(54) })
 	s, err := w.e.Stats(t.Context())
 	if err != nil || s.Ports[0].Interface != "west" {
 		t.Errorf("%v, statistics of %+v", err, s.Ports)
@@ -153,6 +150,6 @@ COMMIT
 		t.Fatal(err)
 	}
 	w.join(t, 0, 1)
-	within(t, 10*time.Second, "the rule for the name of the configuration applies", func() bool { return passes(53) })
-	within(t, 10*time.Second, "the rule for the other name does not", func() bool { return !passes(54) })
+	testenv.Until(t, "the rule for the name of the configuration applies", func() bool { return passes(53) })
+	testenv.Until(t, "the rule for the other name does not", func() bool { return !passes(54) })
 }

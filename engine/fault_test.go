@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,11 +17,16 @@ import (
 	"github.com/xdpct/xdpct/rx"
 )
 
-// try sends a few datagrams and reports whether all came through.
-func (w *wire) try(t *testing.T, first int) bool {
+// passes waits until a few datagrams that are sent all come through, and returns of how
+// many connections they were.
+func (w *wire) passes(t *testing.T) int {
 	t.Helper()
 	const n = 20
-	return w.pass(t, 0, n, func(k int) []byte { return udpFrame(uint16(first+k), uint16(first+k), false) }) == n
+	testenv.Until(t, "the bridge passes", func() bool {
+		w.tried += n
+		return w.passWithin(t, 200*time.Millisecond, 0, n, func(k int) []byte { return udpFrame(uint16(w.tried+k), uint16(100+k), false) }) == n
+	})
+	return n
 }
 
 func (w *wire) count(t *testing.T) int {
@@ -32,23 +38,43 @@ func (w *wire) count(t *testing.T) int {
 	return n
 }
 
-// traffic sends frames into side 0 until stop is closed, whatever becomes of
-// them.
-func (w *wire) traffic(stop chan struct{}) (done chan struct{}) {
-	done = make(chan struct{})
+// traffic is frames that are sent into side 0, whatever becomes of them.
+type traffic struct {
+	sent atomic.Int64
+	stop chan struct{}
+	done chan struct{}
+}
+
+// traffic begins to send.
+func (w *wire) traffic() *traffic {
+	x := &traffic{stop: make(chan struct{}), done: make(chan struct{})}
+	raw := w.raw[0]
 	go func() {
-		defer close(done)
+		defer close(x.done)
 		for k := 0; ; k++ {
 			select {
-			case <-stop:
+			case <-x.stop:
 				return
 			default:
 			}
-			_ = w.raw[0].Send(udpFrame(uint16(k), uint16(20000+k%100), false))
-			time.Sleep(50 * time.Microsecond)
+			_ = raw.Send(udpFrame(uint16(k), uint16(20000+k%100), false))
+			x.sent.Add(1)
+			time.Sleep(50 * time.Microsecond) // the rate
 		}
 	}()
-	return done
+	return x
+}
+
+// goesOn waits until so many more frames were sent.
+func (x *traffic) goesOn(t *testing.T, frames int64) {
+	t.Helper()
+	from := x.sent.Load()
+	testenv.Until(t, "traffic goes on", func() bool { return x.sent.Load() >= from+frames })
+}
+
+func (x *traffic) end() {
+	close(x.stop)
+	<-x.done
 }
 
 // TestLinkDownAndUp takes each link down and up again under traffic: the state
@@ -56,30 +82,21 @@ func (w *wire) traffic(stop chan struct{}) (done chan struct{}) {
 func TestLinkDownAndUp(t *testing.T) {
 	eachDriver(t, func(t *testing.T, d rx.Driver) {
 		w := newWire(t, d, 1, nil)
-		if !w.try(t, 100) {
-			t.Fatal("the bridge does not pass")
-		}
-		for i, name := range portNames {
-			stop := make(chan struct{})
-			done := w.traffic(stop)
+		flows := w.passes(t)
+		for _, name := range portNames {
+			x := w.traffic()
 			if err := w.box.SetUp(name, false); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(300 * time.Millisecond)
-			if n := w.count(t); n < 20 {
-				t.Errorf("%s down: %d connections left of at least 20", name, n)
+			x.goesOn(t, 200)
+			if n := w.count(t); n < flows {
+				t.Errorf("%s down: %d connections left of at least %d", name, n, flows)
 			}
 			if err := w.box.SetUp(name, true); err != nil {
 				t.Fatal(err)
 			}
-			close(stop)
-			<-done
-			deadline := time.Now().Add(3 * time.Second)
-			for !w.try(t, 1000*(i+1)) {
-				if time.Now().After(deadline) {
-					t.Fatalf("%s: traffic does not resume", name)
-				}
-			}
+			x.end()
+			w.passes(t)
 		}
 	})
 }
@@ -91,13 +108,9 @@ func TestInterfaceDeleted(t *testing.T) {
 		for victim, name := range portNames {
 			t.Run(name, func(t *testing.T) {
 				w := newWire(t, d, 1, nil)
-				if !w.try(t, 100) {
-					t.Fatal("the bridge does not pass")
-				}
+				before := w.passes(t)
 				free := w.free(t)
-				before := w.count(t)
-				stop := make(chan struct{})
-				done := w.traffic(stop)
+				x := w.traffic()
 				link, err := w.box.Link(name)
 				if err != nil {
 					t.Fatal(err)
@@ -105,23 +118,17 @@ func TestInterfaceDeleted(t *testing.T) {
 				if err := w.box.Netlink().LinkDel(link); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(time.Second)
-				close(stop)
-				<-done
+				p := w.e.ports[victim]
+				testenv.Until(t, "the port is out of use", func() bool { return !p.attached() })
+				x.goesOn(t, 200)
+				x.end()
 				if n := w.count(t); n < before {
 					t.Errorf("%d connections, %d before", n, before)
 				}
 				w.join(t, victim, 1)
-				deadline := time.Now().Add(10 * time.Second)
-				for first := 2000; !w.try(t, first); first += 20 {
-					if time.Now().After(deadline) {
-						t.Fatal("traffic does not resume")
-					}
-				}
+				w.passes(t)
 				// What the driver held when the interface went may be lost, no more.
-				if now := w.free(t); now < free-64 {
-					t.Errorf("%d free chunks, %d before", now, free)
-				}
+				testenv.Until(t, "the chunks are free again", func() bool { return w.free(t) >= free-64 })
 			})
 		}
 	})
@@ -155,17 +162,16 @@ func TestBridgePortNamesWhileOneReturns(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := w.e.ports[0]
-	within(t, 10*time.Second, "the port is out of use", func() bool { return !p.attached() })
+	testenv.Until(t, "the port is out of use", func() bool { return !p.attached() })
 	w.join(t, 0, 1)
-	within(t, 10*time.Second, "the port is back", p.attached)
+	testenv.Until(t, "the port is back", p.attached)
 	close(stop)
 	<-done
 }
 
-// free waits until the bridge is at rest and returns its free chunks.
+// free returns the free chunks of a bridge.
 func (w *wire) free(t *testing.T) (n int) {
 	t.Helper()
-	time.Sleep(100 * time.Millisecond)
 	s, err := w.e.Stats(context.Background())
 	if err != nil {
 		t.Fatal(err)
@@ -206,11 +212,11 @@ func TestStopLeavesNoPinnedThread(t *testing.T) {
 		testenv.Missing(t, "a second CPU")
 	}
 	w := newWire(t, rx.DriverXSK, 1, nil)
-	within(t, 5*time.Second, "the worker is pinned", func() bool { return pinned(t) > 0 })
+	testenv.Until(t, "the worker is pinned", func() bool { return pinned(t) > 0 })
 	if err := w.e.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 5*time.Second, "no thread is pinned", func() bool { return pinned(t) == 0 })
+	testenv.Until(t, "no thread is pinned", func() bool { return pinned(t) == 0 })
 }
 
 // TestStopLeavesNothing opens and closes engines on the same interfaces, one
@@ -231,13 +237,9 @@ func TestStopLeavesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.e.Start()
-			if !w.try(t, 100) {
-				t.Fatal("the bridge does not pass after a restart")
-			}
+			w.passes(t)
 		}
-		if n := runtime.NumGoroutine(); n > goroutines+3 {
-			t.Errorf("%d goroutines, %d before", n, goroutines)
-		}
+		testenv.Until(t, "no goroutine is left of those that ended", func() bool { return runtime.NumGoroutine() <= goroutines+3 })
 	})
 }
 
@@ -269,8 +271,6 @@ func TestPortsReopen(t *testing.T) {
 		}
 		e.Start()
 		w.e = e // which the test's end stops
-		if !w.try(t, 100) {
-			t.Error("the bridge does not pass")
-		}
+		w.passes(t)
 	})
 }

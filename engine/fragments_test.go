@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/rx"
 )
@@ -75,7 +76,7 @@ func passFragments(t *testing.T, w *wire) {
 				t.Fatal(err)
 			}
 		}
-		for deadline := time.Now().Add(5 * time.Second); len(sent) > 0 && time.Now().Before(deadline); {
+		for deadline := testenv.Deadline(); len(sent) > 0 && time.Now().Before(deadline); {
 			f, err := w.raw[1].Recv(20 * time.Millisecond)
 			if err != nil {
 				t.Fatal(err)

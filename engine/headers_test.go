@@ -55,7 +55,7 @@ func newProbe(t *testing.T, s *site) *probe {
 func (p *probe) send(t *testing.T, raw *netlab.Raw, proto flow.Proto, datagrams [][]byte, enough func(frames [][]byte) bool) [][]byte {
 	t.Helper()
 	var frames [][]byte
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); { // the first may wait for a neighbour
+	for deadline := testenv.Deadline(); time.Now().Before(deadline); { // the first may wait for a neighbour
 		frames = nil
 		for _, d := range datagrams {
 			f := append(packet.AppendEthernet(nil, p.to, p.from, d), "trailer"...)
@@ -276,17 +276,11 @@ func TestFragmentTime(t *testing.T) {
 		}
 		return true
 	})
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	testenv.Until(t, "no fragment is held: all have expired", func() bool {
 		st, err := s.e.Stats(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if st.Workers[0].Held == 0 { // all have expired
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("fragments are still held")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return st.Workers[0].Held == 0
+	})
 }

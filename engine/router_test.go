@@ -204,11 +204,11 @@ func serveTCP(t *testing.T, ns *netlab.NS, addr string) {
 // server says that it came from.
 func dial(t *testing.T, ns *netlab.NS, addr string) (c net.Conn, seen string) {
 	t.Helper()
-	if err := ns.Do(func() (err error) { c, err = net.DialTimeout("tcp", addr, 5*time.Second); return err }); err != nil {
+	if err := ns.Do(func() (err error) { c, err = net.DialTimeout("tcp", addr, testenv.Patience); return err }); err != nil {
 		t.Fatalf("from %s to %s: %v", ns.Name, addr, err)
 	}
 	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(testenv.Deadline())
 	var b [1]byte
 	for b[0] != '\n' {
 		if _, err := io.ReadFull(c, b[:]); err != nil {
@@ -299,7 +299,8 @@ func TestRouterHostStaysReachable(t *testing.T) {
 	for _, addr := range []string{wanIP + ":22", wanIP + ":1405", "[" + lan6 + "]:22"} {
 		serveTCP(t, s.router, addr)
 	}
-	time.Sleep(1500 * time.Millisecond) // until listeners are known
+	s.knowsSocket(t, flow.TCP, 22)
+	s.knowsSocket(t, flow.TCP, 1405)
 	serveTCP(t, s.server, serverIP+":80")
 	for _, try := range []struct {
 		ns   *netlab.NS
@@ -321,26 +322,24 @@ func TestRouterWinsItsPorts(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		_ = c.SetDeadline(time.Now().Add(8 * time.Second))
+		_ = c.SetDeadline(testenv.Deadline())
 		return c
 	}
 	router := listen(s.router, wanIP+":1405")
 	attacker := listen(s.client, clientIP+":1405")
 	outside := listen(s.server, serverIP+":41404")
-	time.Sleep(1500 * time.Millisecond) // until the listener is known
+	s.knowsSocket(t, flow.UDP, 1405)
 	b := make([]byte, 100)
 	var from net.Addr
-	for try := 0; from == nil; try++ { // a busy machine may lose one
+	testenv.Until(t, "a datagram comes to the outside", func() bool { // a busy machine may lose one
 		if _, err := attacker.WriteTo([]byte("shadow"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(serverIP+":41404"))); err != nil {
 			t.Fatal(err)
 		}
 		_ = outside.SetDeadline(time.Now().Add(time.Second))
-		var err error
-		if _, from, err = outside.ReadFrom(b); err != nil && try == 8 {
-			t.Fatal(err)
-		}
-	}
-	_ = outside.SetDeadline(time.Now().Add(8 * time.Second))
+		_, from, _ = outside.ReadFrom(b)
+		return from != nil
+	})
+	_ = outside.SetDeadline(testenv.Deadline())
 	if from.String() == wanIP+":1405" {
 		t.Error("the client was mapped to the port that the router listens on")
 	}
@@ -392,7 +391,7 @@ func ping(t *testing.T, c *icmp.PacketConn, to *net.IPAddr, ttl int) string {
 		_ = c.IPv6PacketConn().SetHopLimit(ttl)
 	}
 	b, _ := m.Marshal(nil)
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+	for deadline := testenv.Deadline(); time.Now().Before(deadline); {
 		if _, err := c.WriteTo(b, to); err != nil {
 			t.Fatal(err)
 		}
@@ -449,7 +448,7 @@ func TestReloadDuringTransfer(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(10 * time.Millisecond):
+			case <-time.After(10 * time.Millisecond): // the rate
 			}
 			text := masqueradeRules4
 			if i%3 == 1 {
@@ -476,8 +475,19 @@ func TestReloadDuringTransfer(t *testing.T) {
 	if err := s.e.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetDeadline(time.Now().Add(700 * time.Millisecond))
-	go func() { _, _ = c.Write([]byte("still there?")) }()
+	dropped := func() uint64 {
+		st, err := s.e.Stats(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Total().Reasons[flow.ReasonRule]
+	}
+	before := dropped()
+	if _, err := c.Write([]byte("still there?")); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Until(t, "the segment is dropped, and sent again", func() bool { return dropped() >= before+2 })
+	_ = c.SetReadDeadline(time.Now()) // what had come would be read
 	if n, err := c.Read(make([]byte, 100)); err == nil {
 		t.Errorf("%d bytes came through rules that drop everything", n)
 	}

@@ -13,10 +13,10 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/net/icmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/perf/netlab"
 	"github.com/xdpct/xdpct/route"
 )
@@ -56,13 +56,14 @@ func TestRouterFragments(t *testing.T) {
 			out := bytes.Repeat([]byte{byte(n)}, n)
 			in := make([]byte, 1<<16)
 			got := 0
-			for try := 0; try < 5 && got != n; try++ { // a first one may wait for a neighbour
+			testenv.Until(t, fmt.Sprintf("a datagram of %d bytes comes back from %s", n, addr), func() bool { // a first one may wait for a neighbour
 				if _, err := c.Write(out); err != nil {
 					t.Fatal(err)
 				}
 				_ = c.SetReadDeadline(time.Now().Add(time.Second))
 				got, _ = c.Read(in)
-			}
+				return got == n
+			})
 			if !bytes.Equal(in[:got], out) {
 				t.Errorf("%s: of %d bytes %d came back, or others", addr, n, got)
 			}
@@ -115,17 +116,10 @@ func TestMasqueradeFollowsAddress(t *testing.T) {
 	if err := errors.Join(s.router.Netlink().AddrAdd(link, fresh), s.router.Netlink().AddrDel(link, old)); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if n, _ := s.e.Count(context.Background()); n == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the connection is still there")
-		}
-	}
+	testenv.Until(t, "the connection is gone", func() bool { n, err := s.e.Count(context.Background()); return n == 0 && err == nil })
 	// The first address of an interface takes the second with it, in Linux.
 	_ = s.router.Netlink().AddrAdd(link, fresh)
-	time.Sleep(300 * time.Millisecond)
+	s.agrees(t)
 	_, seen := dial(t, s.client, serverIP+":80")
 	if a := host(t, seen); a.String() != "192.0.2.9" {
 		t.Errorf("the server sees %v", a)
@@ -183,16 +177,19 @@ func TestMirrorFollowsRoutes(t *testing.T) {
 		return fmt.Sprint(route.Unicast, got[0].Gw)
 	}
 	known := func(dst netip.Addr) string {
-		s.e.book.mu.Lock()
-		defer s.e.book.mu.Unlock()
-		h := s.e.book.routes.Lookup(route.Key{Family: flow.IPv4, Dst: flow.AddrFrom(dst), In: -1})
+		h := s.inForce().Lookup(route.Key{Family: flow.IPv4, Dst: flow.AddrFrom(dst), In: -1})
 		if h.Kind != route.Unicast {
 			return fmt.Sprint(h.Kind)
 		}
 		return fmt.Sprint(h.Kind, h.Next)
 	}
 	var wrong string
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	defer func() {
+		if wrong != "" {
+			t.Log(wrong)
+		}
+	}()
+	testenv.Until(t, "packets go where the kernel sends them", func() bool {
 		wrong = ""
 		for range 300 {
 			dst := netip.AddrFrom4([4]byte{20, byte(r.IntN(5)), byte(r.IntN(5)), byte(r.IntN(256))})
@@ -200,16 +197,14 @@ func TestMirrorFollowsRoutes(t *testing.T) {
 				wrong = fmt.Sprintf("%v: kernel %s, mirror %s", dst, k, x)
 			}
 		}
-		if wrong == "" {
-			return
-		}
-	}
-	t.Error(wrong)
+		return wrong == ""
+	})
 }
 
 // TestRouterAnswers: what has no way is answered as Linux does, or dropped in silence.
 func TestRouterAnswers(t *testing.T) {
-	s := newSite(t, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p udp --dport 7 -j REJECT --reject-with icmp-admin-prohibited\n-A FORWARD -p tcp --dport 7 -j REJECT --reject-with tcp-reset\nCOMMIT\n", "", nil)
+	s := newSite(t, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p udp --dport 7 -j REJECT --reject-with icmp-admin-prohibited\n-A FORWARD -p tcp --dport 7 -j REJECT --reject-with tcp-reset\nCOMMIT\n", "",
+		func(c *Config) { c.ICMP.Rate = 0 }) // so that every packet is answered
 	nl := s.router.Netlink()
 	add := func(dst string, kind int) {
 		_, n, _ := net.ParseCIDR(dst)
@@ -220,50 +215,51 @@ func TestRouterAnswers(t *testing.T) {
 	add("20.0.0.0/24", unix.RTN_PROHIBIT)
 	add("20.0.1.0/24", unix.RTN_UNREACHABLE)
 	add("20.0.2.0/24", unix.RTN_BLACKHOLE)
-	time.Sleep(300 * time.Millisecond)
+	s.agrees(t)
+	got := listenICMP(t, s.client, false)
 	for _, v := range []struct {
 		addr string
 		code int // of destination unreachable; -1: silence
 	}{{"20.0.0.1:9", 13}, {"20.0.1.1:9", 1}, {"21.0.0.1:9", 0}, {"20.0.2.1:9", -1}, {serverIP + ":7", 13}} {
-		if code := unreachable(t, s.client, v.addr); code != v.code {
+		if code := unreachable(t, s.client, got, v.addr, "20.0.0.2:9"); code != v.code {
 			t.Errorf("%s: code %d, want %d", v.addr, code, v.code)
 		}
 	}
-	err := s.client.Do(func() error {
-		c, err := net.DialTimeout("tcp", serverIP+":7", 5*time.Second)
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
-	if !errors.Is(err, unix.ECONNREFUSED) {
+	if err := connect(s.client, serverIP+":7", testenv.Patience); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("a connection that is to be reset: %v", err)
 	}
 }
 
-// unreachable sends a UDP datagram and returns the code of the ICMP error that comes
-// back, -1 if none does.
-func unreachable(t *testing.T, ns *netlab.NS, addr string) int {
+// unreachable sends a UDP datagram and returns the code of the ICMP error that comes back,
+// -1 if none does before that for a datagram which was sent to a marker behind it.
+func unreachable(t *testing.T, ns *netlab.NS, got chan answered, addr, marker string) (code int) {
 	t.Helper()
-	var c *icmp.PacketConn
-	var u net.Conn
-	if err := ns.Do(func() (err error) {
-		if c, err = icmp.ListenPacket("ip4:icmp", "0.0.0.0"); err == nil {
-			u, err = net.Dial("udp", addr)
+	var to [2]net.Conn
+	for i, a := range []string{addr, marker} {
+		if err := ns.Do(func() (err error) { to[i], err = net.Dial("udp", a); return err }); err != nil {
+			t.Fatal(err)
 		}
-		return err
-	}); err != nil {
-		t.Fatal(err)
+		defer to[i].Close()
 	}
-	defer c.Close()
-	defer u.Close()
-	b := make([]byte, 1500)
-	for range 3 { // the first may wait for a neighbour, or find the router short of time
-		_, _ = u.Write([]byte("x"))
-		_ = c.SetReadDeadline(time.Now().Add(400 * time.Millisecond))
-		if n, _, err := c.ReadFrom(b); err == nil && n >= 2 && b[0] == 3 {
-			return int(b[1])
+	code = -1
+	for _, u := range to {
+		if _, err := u.Write([]byte("x")); err != nil {
+			t.Fatal(err)
 		}
 	}
-	return -1
+	for {
+		select {
+		case a := <-got:
+			switch {
+			case a.typ == 3 && a.sport == localPort(to[0]):
+				code = int(a.code)
+			case a.typ == 3 && a.sport == localPort(to[1]):
+				return code
+			}
+		case <-time.After(testenv.Patience):
+			t.Fatalf("there is no answer for %s", marker)
+		}
+	}
 }
+
+func localPort(c net.Conn) uint16 { return uint16(c.LocalAddr().(*net.UDPAddr).Port) }

@@ -15,6 +15,7 @@ import (
 	bpflink "github.com/cilium/ebpf/link"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/perf/netlab"
 )
@@ -63,7 +64,7 @@ func TestTagsOnRouterPort(t *testing.T) {
 				if err := in.Send(taggedFrame(mac, netlab.RightIP, tags...)); err != nil {
 					t.Fatal(err)
 				}
-				eventually(t, 5*time.Second, "drop", func() bool {
+				testenv.Until(t, "drop", func() bool {
 					s, err := e.Stats(context.Background())
 					if err != nil {
 						t.Fatal(err)
@@ -123,7 +124,7 @@ func openRaw(t *testing.T, ns *netlab.NS) *netlab.Raw {
 // frames yields what is received until a frame of taggedFrame's is among it.
 func frames(t *testing.T, r *netlab.Raw) func(yield func([]byte) bool) {
 	return func(yield func([]byte) bool) {
-		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+		for deadline := testenv.Deadline(); time.Now().Before(deadline); {
 			f, err := r.Recv(50 * time.Millisecond)
 			if err != nil {
 				t.Fatal(err)
@@ -151,7 +152,7 @@ func TestTagsOnAnswer(t *testing.T) {
 			t.Fatal(err)
 		}
 		var answer []byte
-		eventually(t, 5*time.Second, "answer", func() bool {
+		testenv.Until(t, "answer", func() bool {
 			f, err := in.Recv(50 * time.Millisecond)
 			if err != nil {
 				t.Fatal(err)

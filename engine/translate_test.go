@@ -11,13 +11,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/perf/netlab"
 )
 
 // dialFrom connects from a namespace and from an address and a port.
 func dialFrom(t *testing.T, ns *netlab.NS, network, local, addr string) net.Conn {
 	t.Helper()
-	d := net.Dialer{Timeout: 5 * time.Second}
+	d := net.Dialer{Timeout: testenv.Patience}
 	if network == "tcp" {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.MustParseAddrPort(local))
 	} else {
@@ -28,7 +29,7 @@ func dialFrom(t *testing.T, ns *netlab.NS, network, local, addr string) net.Conn
 		t.Fatalf("from %s to %s: %v", local, addr, err)
 	}
 	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(testenv.Deadline())
 	return c
 }
 
@@ -56,17 +57,17 @@ func tellPeers(t *testing.T, ns *netlab.NS, network, addr string) {
 func ask(t *testing.T, c net.Conn) string {
 	t.Helper()
 	b := make([]byte, 2048)
-	for range 20 {
+	n := 0
+	testenv.Until(t, fmt.Sprintf("an answer from %v to %v", c.RemoteAddr(), c.LocalAddr()), func() bool {
 		if _, err := c.Write([]byte("who am I?")); err != nil {
 			t.Fatal(err)
 		}
 		_ = c.SetReadDeadline(time.Now().Add(500 * time.Millisecond)) // a busy machine may lose some
-		if n, err := c.Read(b); err == nil {
-			return string(b[:n])
-		}
-	}
-	t.Fatalf("from %v to %v: no answer", c.LocalAddr(), c.RemoteAddr())
-	return ""
+		var err error
+		n, err = c.Read(b)
+		return err == nil
+	})
+	return string(b[:n])
 }
 
 // TestRouterKeepsPorts: with one, two and four shards, ports are kept where the host

@@ -141,10 +141,10 @@ func (l *lab) batch(lines []string) {
 	_ = l.router.Do(func() error { return exec.Command("ip", "-force", "-batch", name).Run() })
 }
 
-// agrees fails the test if the mirror is not like the kernel within two seconds.
+// agrees waits until the mirror is like the kernel.
 func (l *lab) agrees(after string) {
 	l.t.Helper()
-	testenv.Agrees(l.t, 2*time.Second, after, l.m.Compare)
+	testenv.Agrees(l.t, after, l.m.Compare)
 }
 
 // TestRandomChanges changes the kernel's routes, rules, addresses, links and

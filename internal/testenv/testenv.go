@@ -1,6 +1,6 @@
 // Package testenv says what a test needs of the machine. Where it is missing the
 // test is skipped by name; in CI (environment variable CI set) it fails, so that
-// nothing goes untested unnoticed.
+// nothing goes untested unnoticed. It also has what tests wait with.
 package testenv
 
 import (
