@@ -29,15 +29,17 @@ type Conn struct {
 	// Flipped; the others are the generation.
 	Flip uint8
 
-	bytesLo   [2]uint32
-	packetsLo [2]uint32
+	bytesLo [2]uint32
+	// packetsPaths is three fields: 24 bits of packets of each direction, the original
+	// one's lowest, and 16 bits of PathNumber.
+	packetsPaths uint64
 
 	// upper is the high half of the byte counters, or, while the connection is
 	// queued for eviction, its links in that queue (see Link).
 	upper [2]uint32
 
 	TCP       TCPTrack
-	packetsHi [2]uint16
+	packetsHi [2]uint16 // the next 16 bits; the others are in the Extra
 }
 
 // Compile-time: a Conn is exactly two cache lines, and the counters' low halves
@@ -198,45 +200,82 @@ func (c *Conn) SetTwoKeyed() {
 	}
 }
 
-// Count adds a packet of n bytes. It reports whether the connection has
-// outgrown the eviction queue: its byte count needs the space of the links, so
-// the caller must unlink it and then call Carry.
-func (c *Conn) Count(d Direction, n uint32) (outgrown bool) {
-	c.packetsLo[d]++
-	if c.packetsLo[d] == 0 {
-		c.packetsHi[d]++
+// Carry is what a counter hands on that has no room for it.
+type Carry uint8
+
+// What Count may hand on.
+const (
+	CarryBytes   Carry = 1 << iota // 2^32 bytes: the place of the upper half holds queue links
+	CarryPackets                   // 2^40 packets
+)
+
+// The fields of packetsPaths, and how many bits of packets a Conn has.
+const (
+	packetsLoBits = 24
+	packetsLoMask = 1<<packetsLoBits - 1
+	pathsShift    = 2 * packetsLoBits
+	packetsBits   = packetsLoBits + 16
+)
+
+// Count adds a packet of n bytes to direction d. What it returns, mostly nothing, is for
+// the caller to add: for CarryBytes it must unlink the connection and then call
+// CarryBytes, for CarryPackets add to the Extra.
+func (c *Conn) Count(d Direction, n uint32) (carry Carry) {
+	shift := packetsLoBits * uint(d)
+	c.packetsPaths += 1 << shift
+	if c.packetsPaths>>shift&packetsLoMask == 0 {
+		c.packetsPaths -= 1 << (shift + packetsLoBits) // it went into the next field
+		if c.packetsHi[d]++; c.packetsHi[d] == 0 {
+			carry = CarryPackets
+		}
 	}
 	c.bytesLo[d] += n
 	if c.bytesLo[d] < n {
 		if c.Status&queued != 0 {
-			return true
+			return carry | CarryBytes
 		}
 		c.upper[d]++
 	}
-	return false
+	return carry
 }
 
-// Carry adds 2^32 bytes to direction d. Valid iff the connection is not queued.
-func (c *Conn) Carry(d Direction) { c.upper[d]++ }
+// CarryBytes adds 2^32 bytes to direction d. Valid iff the connection is not queued.
+func (c *Conn) CarryBytes(d Direction) { c.upper[d]++ }
 
-// Counters returns the counters of direction d.
-func (c *Conn) Counters(d Direction) Counters {
+// Counters returns the counters of direction d. x is the Extra, if there is one.
+func (c *Conn) Counters(d Direction, x *Extra) Counters {
 	k := Counters{
-		Packets: uint64(c.packetsHi[d])<<32 | uint64(c.packetsLo[d]),
+		Packets: uint64(c.packetsHi[d])<<packetsLoBits | c.packetsPaths>>(packetsLoBits*uint(d))&packetsLoMask,
 		Bytes:   uint64(c.bytesLo[d]),
 	}
 	if c.Status&queued == 0 {
 		k.Bytes |= uint64(c.upper[d]) << 32
 	}
+	if x != nil {
+		k.Packets |= uint64(x.PacketsHi[d]) << packetsBits
+	}
 	return k
 }
 
-// ZeroCounters sets the counters of both directions to zero.
-func (c *Conn) ZeroCounters() {
-	c.packetsLo, c.packetsHi, c.bytesLo = [2]uint32{}, [2]uint16{}, [2]uint32{}
+// ZeroCounters sets the counters of both directions to zero. x is the Extra, if there is
+// one.
+func (c *Conn) ZeroCounters(x *Extra) {
+	c.packetsPaths &^= 1<<pathsShift - 1
+	c.packetsHi, c.bytesLo = [2]uint16{}, [2]uint32{}
 	if !c.Queued() {
 		c.upper = [2]uint32{}
 	}
+	if x != nil {
+		x.PacketsHi = [2]uint32{}
+	}
+}
+
+// PathNumber is a number that whoever holds the connection gives it; 0 in a new one.
+func (c *Conn) PathNumber() uint16 { return uint16(c.packetsPaths >> pathsShift) }
+
+// SetPathNumber sets PathNumber.
+func (c *Conn) SetPathNumber(n uint16) {
+	c.packetsPaths = c.packetsPaths&(1<<pathsShift-1) | uint64(n)<<pathsShift
 }
 
 // Queued reports whether the connection is in the eviction queue.

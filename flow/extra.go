@@ -29,7 +29,9 @@ type Extra struct {
 	// by. Valid iff the Conn is Expected.
 	Master Tuple
 	Labels Labels
-	_      [8]byte
+	// PacketsHi are the packets by direction, in units of 2^40: what a Conn has no room
+	// for. Of 24 bits that are used there are 32.
+	PacketsHi [2]uint32
 }
 
 // Labels are the 128 connection labels, a bit each (struct nf_conn_labels).

@@ -137,34 +137,66 @@ func TestHashSpread(t *testing.T) {
 	})
 }
 
-// setCounters sets the counters of direction d of a connection that is not queued.
-func (c *Conn) setCounters(d Direction, k Counters) {
-	c.packetsLo[d], c.packetsHi[d] = uint32(k.Packets), uint16(k.Packets>>32)
-	c.bytesLo[d], c.upper[d] = uint32(k.Bytes), uint32(k.Bytes>>32)
+// TestCountersAt64Bits: the parts of the counters carry into each other and into nothing
+// else, against counters of 64 bits.
+func TestCountersAt64Bits(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		near := func(label string) uint64 { // mostly a little before a carry
+			bits := rapid.SampledFrom([]int{0, 8, 24, 32, 40, 48, 62}).Draw(t, label)
+			return uint64(1)<<bits - uint64(rapid.IntRange(0, 3).Draw(t, label))*uint64(min(bits, 1))
+		}
+		var c Conn
+		var x Extra
+		var want [2]Counters
+		number := uint16(rapid.Uint32().Draw(t, "number"))
+		c.SetPathNumber(number)
+		for d := range want {
+			want[d] = Counters{near("packets"), near("bytes")}
+			c.packetsPaths |= want[d].Packets & packetsLoMask << (packetsLoBits * d)
+			c.packetsHi[d], x.PacketsHi[d] = uint16(want[d].Packets>>packetsLoBits), uint32(want[d].Packets>>packetsBits)
+			c.bytesLo[d], c.upper[d] = uint32(want[d].Bytes), uint32(want[d].Bytes>>32)
+		}
+		for range rapid.IntRange(1, 9).Draw(t, "count") {
+			d, n := Direction(rapid.IntRange(0, 1).Draw(t, "direction")), rapid.Uint32Range(0, 1<<16).Draw(t, "bytes")
+			switch carry := c.Count(d, n); carry {
+			case 0:
+			case CarryPackets:
+				x.PacketsHi[d]++
+			default:
+				t.Fatalf("a connection that is not queued hands on %d", carry)
+			}
+			want[d].Packets++
+			want[d].Bytes += uint64(n)
+			for d := range want {
+				if got := c.Counters(Direction(d), &x); got != want[d] {
+					t.Fatalf("direction %d: %+v, want %+v", d, got, want[d])
+				}
+			}
+			if got := c.PathNumber(); got != number {
+				t.Fatalf("counting made path number %d of %d", got, number)
+			}
+		}
+		c.ZeroCounters(&x)
+		if c.Counters(Original, &x) != (Counters{}) || c.Counters(Reply, &x) != (Counters{}) || c.PathNumber() != number {
+			t.Fatalf("after zeroing: %+v", c)
+		}
+	})
 }
 
-// TestCountersAt64Bits: the halves of the counters carry.
-func TestCountersAt64Bits(t *testing.T) {
-	var c Conn
-	c.setCounters(Reply, Counters{Packets: 1<<32 - 1, Bytes: 1<<32 - 10})
-	if c.Count(Reply, 20) {
-		t.Fatal("a connection that is not queued has outgrown the queue")
-	}
-	if got := c.Counters(Reply); got != (Counters{1 << 32, 1<<32 + 10}) {
-		t.Fatalf("%+v", got)
-	}
-	c = Conn{}
-	c.setCounters(Original, Counters{Bytes: 1<<32 - 1})
+// TestBytesOfQueued: the byte count of a queued connection is handed on where it needs
+// the space of the links.
+func TestBytesOfQueued(t *testing.T) {
+	c := Conn{bytesLo: [2]uint32{1<<32 - 1, 0}}
 	c.SetLink(7, 9)
-	if got := c.Counters(Original).Bytes; got != 1<<32-1 {
+	if got := c.Counters(Original, nil).Bytes; got != 1<<32-1 {
 		t.Fatalf("links show in the counters: %d", got)
 	}
-	if !c.Count(Original, 1) {
+	if c.Count(Original, 1) != CarryBytes {
 		t.Fatal("the carry was lost")
 	}
 	c.Unlink()
-	c.Carry(Original)
-	if got := c.Counters(Original); got != (Counters{1, 1 << 32}) {
+	c.CarryBytes(Original)
+	if got := c.Counters(Original, nil); got != (Counters{1, 1 << 32}) {
 		t.Fatalf("%+v", got)
 	}
 }

@@ -28,7 +28,7 @@ func (c *Conn) Record(now Millis, x *Extra) Record {
 		Orig: c.Tuple(Original, x), Reply: c.Tuple(Reply, x),
 		Status: c.PublicStatus(), State: c.State,
 		Timeout:  uint32(max(c.Expires.Until(now), 0)) / 1000,
-		Counters: [2]Counters{c.Counters(Original), c.Counters(Reply)},
+		Counters: [2]Counters{c.Counters(Original, x), c.Counters(Reply, x)},
 		Zone:     ZoneID{Zone: c.Key.L4.Zone()},
 	}
 	if r.Orig.L4.Proto() == SCTP {

@@ -129,7 +129,7 @@ func connBytes(m *syntax.ConnBytes) []condition {
 		var n flow.Counters
 		for d := range flow.Direction(2) {
 			if m.Dir.S == "both" || m.Dir.S == d.String() {
-				c := v.Conn.Counters(d)
+				c := v.Conn.Counters(d, v.Extra)
 				n.Packets += c.Packets
 				n.Bytes += c.Bytes
 			}

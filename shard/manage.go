@@ -81,7 +81,7 @@ func (s *Shard) Update(entry uint32, ch flow.Change) error {
 }
 
 // Zero sets the counters of an entry to zero.
-func (s *Shard) Zero(entry uint32) { s.table.Conn(entry).ZeroCounters() }
+func (s *Shard) Zero(entry uint32) { s.table.Conn(entry).ZeroCounters(s.table.Extra(entry)) }
 
 // setMark marks a connection and tells those that it will have children by.
 func (s *Shard) setMark(entry uint32, mark flow.Mark) {
@@ -145,7 +145,7 @@ func (s *Shard) Create(r flow.Record) error {
 	switch i, reason := s.insert(&u, hash); reason {
 	case flow.NoReason:
 		if s.forward.paths != nil { // what is remembered of an earlier connection in this place
-			s.forward.paths[i] = [2]path{}
+			s.forgetPaths(i)
 		}
 		return nil
 	case flow.ReasonClash:

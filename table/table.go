@@ -104,6 +104,9 @@ func (t *Table) Close() error {
 // Len returns the number of connections, expired ones not yet reaped included.
 func (t *Table) Len() int { return t.count }
 
+// Entries returns how many entries have ever been used: those from it on never were.
+func (t *Table) Entries() uint32 { return t.unused }
+
 // Max returns the number of connections that there is room for.
 func (t *Table) Max() int { return len(t.conns) }
 
@@ -266,14 +269,21 @@ func (t *Table) Protect(i uint32) {
 // Count adds a packet of n bytes to the counters of entry i.
 func (t *Table) Count(i uint32, d flow.Direction, n uint32) {
 	c := &t.conns[i]
-	if c.Count(d, n) {
-		t.outgrow(i, d)
+	if carry := c.Count(d, n); carry != 0 {
+		t.carry(i, d, carry)
 	}
 }
 
-func (t *Table) outgrow(i uint32, d flow.Direction) {
-	t.queue.remove(t.conns, i)
-	t.conns[i].Carry(d)
+// carry adds what the counters of entry i have no room for. A connection whose byte count
+// needs the space of the links leaves the eviction queue.
+func (t *Table) carry(i uint32, d flow.Direction, carry flow.Carry) {
+	if carry&flow.CarryBytes != 0 {
+		t.queue.remove(t.conns, i)
+		t.conns[i].CarryBytes(d)
+	}
+	if carry&flow.CarryPackets != 0 {
+		t.Extend(i).PacketsHi[d]++
+	}
 }
 
 // Remove takes entry i out of the table.

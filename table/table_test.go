@@ -213,6 +213,19 @@ func TestFillPastMaximum(t *testing.T) {
 	checkIndex(t, tab)
 }
 
+// TestPacketsCarry: what a connection's packets have no room for goes to its Extra.
+func TestPacketsCarry(t *testing.T) {
+	tab := newTable(t, 4, 0, nil)
+	c := conn(1, 1000)
+	i, _ := tab.Insert(c, nil, c.Key.Hash(&secret), 0)
+	tab.Count(i, flow.Reply, 100)
+	tab.carry(i, flow.Reply, flow.CarryPackets)
+	tab.Count(i, flow.Reply, 100)
+	if got := tab.Conn(i).Counters(flow.Reply, tab.Extra(i)).Packets; got != 1<<40+2 {
+		t.Fatalf("%d packets, want %d", got, 1<<40+2)
+	}
+}
+
 // TestCountersCarry takes connections past 4 GiB, in the queue and out of it.
 func TestCountersCarry(t *testing.T) {
 	for _, assured := range []bool{false, true} {
@@ -231,11 +244,11 @@ func TestCountersCarry(t *testing.T) {
 		for range 9 {
 			tab.Count(i, flow.Reply, 1<<30)
 			want += 1 << 30
-			if got := tab.Conn(i).Counters(flow.Reply).Bytes; got != want {
+			if got := tab.Conn(i).Counters(flow.Reply, tab.Extra(i)).Bytes; got != want {
 				t.Fatalf("assured=%v: %d bytes, want %d", assured, got, want)
 			}
 		}
-		if p := tab.Conn(i).Counters(flow.Reply).Packets; p != 9 {
+		if p := tab.Conn(i).Counters(flow.Reply, tab.Extra(i)).Packets; p != 9 {
 			t.Fatalf("%d packets, want 9", p)
 		}
 		if q := tab.Conn(i).Queued(); q {
