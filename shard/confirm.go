@@ -31,7 +31,7 @@ func (s *Shard) confirm(t *transit) flow.Reason {
 	if t.ref.at != begun {
 		return flow.NoReason
 	}
-	f, u, v := &s.forward, &t.un, t.v
+	u, v := &t.un, t.v
 	s.takeOver(t)
 	if t.noTuple != flow.NoReason {
 		v.Conn = false
@@ -42,7 +42,7 @@ func (s *Shard) confirm(t *transit) flow.Reason {
 		v.Conn = false
 		return reason
 	}
-	f.paths[i] = [2]path{}
+	s.forgetPaths(i)
 	c := s.table.Conn(i)
 	v.L4State, v.Status, v.Expires = c.State, c.PublicStatus(), c.Expires
 	t.ref = connRef{at: inTable, entry: i}

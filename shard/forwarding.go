@@ -44,6 +44,7 @@ type forwarding struct {
 	links []link // by interface, if there are routes
 
 	paths   [][2]path // by entry
+	numbers pathNumbers
 	codes   codes
 	hops    hopCache
 	passing passingHops
@@ -84,6 +85,7 @@ func (s *Shard) SetForwarding(n *Forwarding) {
 		f.hops.resolve(n.Routes)
 	} else {
 		f.hops.renew(f.paths)
+		f.numbers.renew()
 	}
 	f.Forwarding = n
 	f.links = f.links[:0]
@@ -95,6 +97,7 @@ func (s *Shard) SetForwarding(n *Forwarding) {
 		return
 	}
 	clear(f.paths)
+	f.numbers.renew()
 	f.codes.clear()
 	f.counts = nil
 	if n != nil && n.Rules != nil {

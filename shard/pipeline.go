@@ -187,7 +187,8 @@ func (s *Shard) conntrackIn(t *transit) flow.Reason {
 	}
 	t.attach()
 	if t.ref.at == inTable && t.p.Kind == packet.Data {
-		t.code = s.code(&s.forward.paths[t.ref.entry][t.v.Dir], t.p.In)
+		pa, _ := s.path(s.table.Conn(t.ref.entry), t.ref.entry, t.v.Dir)
+		t.code = s.code(pa, t.p.In)
 	}
 	return flow.NoReason
 }

@@ -225,7 +225,7 @@ func (s *Shard) keepHop(t *transit) *route.Hop {
 		return f.passing.keep(&t.hop)
 	}
 	if t.ref.at == inTable {
-		f.paths[t.ref.entry][t.v.Dir].hop = f.hops.base + i
+		s.pathOf(t.ref.entry, t.v.Dir).hop = f.hops.base + i
 	}
 	return &f.hops.all[i]
 }

@@ -222,6 +222,7 @@ func (s *Shard) Tick(now int64) bool {
 	}
 	s.now = max(s.now, now)
 	s.forward.hops.sweep(s.forward.paths, sweepBudget)
+	s.forward.numbers.sweep(s.table, numberBudget)
 	return s.table.Advance(s.now, reapBudget)
 }
 
@@ -303,7 +304,9 @@ func (s *Shard) process(pkts []packet.Packet, out []Verdict) {
 // expectPaths asks for what packets from to to-1 of the batch, which are located, will
 // need besides their connections to be forwarded.
 func (s *Shard) expectPaths(from, to int) {
-	s.beside.Expect(&s.batch, from, to)
+	if s.forward.numbers.full() { // else few packets look beside the table
+		s.beside.Expect(&s.batch, from, to)
+	}
 	if s.forward.translates {
 		s.table.ExpectExtras(&s.batch, from, to)
 	}

@@ -7,13 +7,6 @@ import (
 	"github.com/xdpct/xdpct/route"
 )
 
-// path is what is known of one direction of a connection; eight bytes for both, since
-// every packet reads one.
-type path struct {
-	code uint16 // in codes
-	hop  uint16 // in hops, plus their base; what is before that is stale
-}
-
 // maxCodes bounds how many different Codes a shard remembers. Packets for which another
 // one would have to be made walk the rules.
 const maxCodes = 1<<16 - 1
@@ -53,7 +46,7 @@ func (c *codes) clear() {
 
 // code returns the code of a path for packets from an interface, nil if there is
 // none, or no more.
-func (s *Shard) code(pa *path, in int) *policy.Code {
+func (s *Shard) code(pa path, in int) *policy.Code {
 	if c := s.forward.codes.all[pa.code]; c != nil && c.In == in {
 		return c
 	}
@@ -71,7 +64,8 @@ func (s *Shard) knownPlain(p *packet.Packet, n int) bool {
 	if !ok {
 		return false
 	}
-	c := s.code(&s.forward.paths[i][s.table.Direction(i, &p.Key, p.Flipped)], p.In)
+	pa, _ := s.path(s.table.Conn(i), i, s.table.Direction(i, &p.Key, p.Flipped))
+	c := s.code(pa, p.In)
 	return c != nil && c.Plain
 }
 
@@ -80,7 +74,8 @@ func (s *Shard) knownPlain(p *packet.Packet, n int) bool {
 // and the next hop is that of the packet before. It reports whether it did.
 func (s *Shard) shortcut(p *packet.Packet, v *Verdict, entry uint32) bool {
 	f := &s.forward
-	pa := &f.paths[entry][v.Dir]
+	c := s.table.Conn(entry)
+	pa, numbered := s.path(c, entry, v.Dir)
 	code := s.code(pa, p.In)
 	if code == nil || !code.Plain {
 		return false
@@ -91,10 +86,12 @@ func (s *Shard) shortcut(p *packet.Packet, v *Verdict, entry uint32) bool {
 			return false
 		}
 	}
-	c := s.table.Conn(entry)
 	translated := c.Status&(flow.SrcNAT|flow.DstNAT) != 0
 	if translated && !manipulable(p.Header(), p) {
 		return false
+	}
+	if !numbered && !f.numbers.full() { // it had one before routes changed
+		s.numberPaths(entry)
 	}
 	code.Count(p.Len)
 	if code.Verdict == policy.Drop {
@@ -138,5 +135,6 @@ func (s *Shard) specialise(t *transit) {
 	if code, key, ok := sp.End(); ok {
 		number = f.codes.add(code, key)
 	}
-	f.paths[t.ref.entry][t.v.Dir].code = number
+	s.pathOf(t.ref.entry, t.v.Dir).code = number
+	s.numberPaths(t.ref.entry)
 }

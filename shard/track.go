@@ -132,7 +132,7 @@ func (s *Shard) policy(n uint16) *l4.Config {
 // before.
 func (s *Shard) changed(i uint32, c *flow.Conn, before flow.Status) {
 	if (c.Status^before)&flow.SeenReply != 0 && s.forward.Forwarding != nil {
-		s.forward.paths[i] = [2]path{} // what was NEW is ESTABLISHED from now on
+		s.forgetPaths(i) // what was NEW is ESTABLISHED from now on
 	}
 	if (c.Status^before)&flow.Assured != 0 {
 		s.table.Protect(i)
