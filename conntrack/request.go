@@ -212,7 +212,7 @@ func (c *command) needTuple() error {
 }
 
 // tuples reads the two tuples of a connection; what the reply lacks is the inverse
-// of the original, and the other way round.
+// of the original, and vice versa.
 func (c *command) tuples() (orig, reply export.Tuple, err error) {
 	if err := c.needTuple(); err != nil {
 		return orig, reply, err

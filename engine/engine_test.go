@@ -157,7 +157,7 @@ func (w *wire) passWithin(t *testing.T, patience time.Duration, i, n int, frame 
 	return len(seen)
 }
 
-// TestBridge passes datagrams both ways, through one shard and through two, in
+// TestBridge passes datagrams in both directions, through one shard and through two, in
 // both XDP modes, and finds their connections in the table.
 func TestBridge(t *testing.T) {
 	eachDriver(t, func(t *testing.T, d rx.Driver) {

@@ -119,7 +119,7 @@ func (r *router) warnOfBypass() {
 	r.mu.Unlock()
 	for _, rule := range rules {
 		r.e.log.Warn("a rule that goes not by ports makes everything addressed to the host come in by another device: rules of the host that match the interface of a port do not see it",
-			"family", rule.Base.Dst.Family, "line", rule.Line, "device", r.tun.name, "mend", "in INPUT, match -i "+r.tun.name+" as well")
+			"family", rule.Base.Dst.Family, "line", rule.Line, "device", r.tun.name, "remedy", "in INPUT, match -i "+r.tun.name+" as well")
 	}
 }
 

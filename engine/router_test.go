@@ -352,7 +352,7 @@ func TestRouterWinsItsPorts(t *testing.T) {
 	}
 }
 
-// TestRouterPing pings and traces the way, by both families, through translation.
+// TestRouterPing pings and traces the path, by both families, through translation.
 func TestRouterPing(t *testing.T) {
 	s := newSite(t, masqueradeRules4, "", nil)
 	for _, v := range []struct {
@@ -369,12 +369,12 @@ func TestRouterPing(t *testing.T) {
 			}
 			defer c.Close()
 			to := &net.IPAddr{IP: net.ParseIP(v.to)}
-			var way []string
+			var path []string
 			for ttl := 1; ttl <= v.hops; ttl++ {
-				way = append(way, ping(t, c, to, ttl))
+				path = append(path, ping(t, c, to, ttl))
 			}
-			if way[0] != v.first || way[len(way)-1] != v.to {
-				t.Errorf("the way is %v", way)
+			if path[0] != v.first || path[len(path)-1] != v.to {
+				t.Errorf("the path is %v", path)
 			}
 		})
 	}

@@ -59,7 +59,7 @@ func (e *Engine) openRouter() (r *router, err error) {
 			return err
 		}
 		e.log.Warn("fragments and protocols without ports that are for the host come in by another device: rules of the host that match the interface of a port do not see them",
-			"device", r.tun.name, "mend", "in INPUT, match -i "+r.tun.name+" as well")
+			"device", r.tun.name, "remedy", "in INPUT, match -i "+r.tun.name+" as well")
 		return nil
 	})
 	return r, err
@@ -81,14 +81,14 @@ func (r *router) close() (err error) {
 // warn says what of the host's settings does not go with a router. It runs in the
 // namespace.
 func (r *router) warn() {
-	for _, k := range []struct{ name, mend string }{
+	for _, k := range []struct{ name, remedy string }{
 		{"net.ipv4.ip_forward", "sysctl -w net.ipv4.ip_forward=0"},
 		// For one interface it forwards nothing, and keeps the host's neighbour
 		// advertisements those of a router (RFC 4861 section 7.2.5).
 		{"net.ipv6.conf.all.forwarding", "sysctl -w net.ipv6.conf.all.forwarding=0, and then net.ipv6.conf.IFACE.forwarding=1 for each interface with IPv6 hosts"},
 	} {
 		if b, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(k.name, ".", "/")); err == nil && len(b) > 0 && b[0] != '0' {
-			r.e.log.Warn("the kernel forwards packets, too: what does not pass xdpct passes no rules of its", "sysctl", k.name, "mend", k.mend)
+			r.e.log.Warn("the kernel forwards packets, too: what does not pass xdpct passes no rules of its", "sysctl", k.name, "remedy", k.remedy)
 		}
 	}
 }

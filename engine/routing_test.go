@@ -41,7 +41,7 @@ func serveUDP(t *testing.T, ns *netlab.NS, addr string) {
 	}()
 }
 
-// TestRouterFragments sends datagrams that the hosts cut into fragments, both ways,
+// TestRouterFragments sends datagrams that the hosts cut into fragments, in both directions,
 // through translation, over IPv4, and as they are over IPv6.
 func TestRouterFragments(t *testing.T) {
 	s := newSite(t, masqueradeRules4, "", nil)
@@ -72,7 +72,7 @@ func TestRouterFragments(t *testing.T) {
 }
 
 // TestRouterTwoShards: with two queues a port, connections of many ports find their way
-// through translation, both ways, whichever shard has them.
+// through translation, in both directions, whichever shard has them.
 func TestRouterTwoShards(t *testing.T) {
 	s := newSiteOf(t, 2, masqueradeRules4, "", nil)
 	serveTCP(t, s.server, serverIP+":80")
@@ -201,7 +201,7 @@ func TestMirrorFollowsRoutes(t *testing.T) {
 	})
 }
 
-// TestRouterAnswers: what has no way is answered as Linux does, or dropped in silence.
+// TestRouterAnswers: what has no route is answered as Linux does, or dropped in silence.
 func TestRouterAnswers(t *testing.T) {
 	s := newSite(t, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p udp --dport 7 -j REJECT --reject-with icmp-admin-prohibited\n-A FORWARD -p tcp --dport 7 -j REJECT --reject-with tcp-reset\nCOMMIT\n", "",
 		func(c *Config) { c.ICMP.Rate = 0 }) // so that every packet is answered

@@ -1,4 +1,4 @@
-// Package export writes connections the way that conntrack(8) of
+// Package export writes connections as conntrack(8) of
 // conntrack-tools does, so that whatever reads its output reads xdpct's, and as
 // JSON for everything new.
 package export

@@ -1,5 +1,5 @@
 // Package flow is the vocabulary of connection tracking: what a connection is
-// called (Tuple), which way a packet runs (Direction), what is known of the
+// called (Tuple), in which direction a packet runs (Direction), what is known of the
 // connection (Status, TCPState), why a packet was refused (Reason), and the
 // 128 bytes in which one live connection is kept (Conn).
 //

@@ -81,7 +81,7 @@ const (
 
 	ReasonFragmentHeld // waits for the rest of its datagram
 
-	// Frames that are dropped for want of room or of a way out.
+	// Frames that are dropped for want of room, or that cannot be sent.
 
 	ReasonTableFull     // the table is full and holds nothing that may be evicted
 	ReasonProbeLimit    // no slot within the bounded probe sequence

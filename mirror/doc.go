@@ -18,7 +18,7 @@
 // dump began is applied once more to the outcome: each message has the whole of what it
 // is about, so that the last one counts, whether the dump has seen it or not. A dump
 // that the kernel marks as interrupted, or during which messages were lost, is done
-// again, later each time, and its outcome taken only if several came out that way. A
+// again, later each time, and its outcome taken only if several were interrupted. A
 // subscription that ends is made again for as long as it takes; what it said before
 // stays in force.
 //

@@ -83,8 +83,8 @@ type Query struct {
 	Space Space
 }
 
-// hardTries is how many tuples of TCP are tried to be taken the hard way
-// (NF_NAT_MAX_ATTEMPTS).
+// hardTries is how many tuples of TCP are tried that are free only if a connection which
+// is about to end makes room (nf_nat_used_tuple_harder).
 const hardTries = 128
 
 // Choose returns what becomes of the tuple of q (get_unique_tuple), whose inverse

@@ -39,7 +39,7 @@ func (p *Packet) parseL4(s segment, checks Checks) {
 
 // data names the connection of a packet between two ports: it makes the key of
 // the addresses in p.Key, as flow.Tuple.Canonical does, but without a branch
-// that depends on which way the packet runs.
+// that depends on the direction of the packet.
 func (p *Packet) data(src, dst uint16) {
 	p.Kind = Data
 	k := &p.Key

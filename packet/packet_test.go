@@ -85,7 +85,7 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// TestReasons makes one frame for each way of being wrong.
+// TestReasons makes one frame for each thing that can be wrong.
 func TestReasons(t *testing.T) {
 	udp := func(change func(ip []byte)) []byte {
 		f := AppendEthernet(nil, MAC{}, MAC{}, AppendUDP(nil, IP{Src: a4, Dst: b4}, 1, 2, []byte("hello")))

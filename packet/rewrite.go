@@ -92,7 +92,7 @@ func (h Header) sum() []byte {
 	return b
 }
 
-// udpZero writes the zero that a sum came out as the way UDP does.
+// udpZero writes a sum that came out as zero as UDP does.
 func udpZero(sum []byte, proto flow.Proto) {
 	if (proto == flow.UDP || proto == flow.UDPLite) && sum[0]|sum[1] == 0 {
 		sum[0], sum[1] = 0xff, 0xff

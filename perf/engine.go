@@ -195,7 +195,7 @@ func (e *engineRun) setUp() error {
 	return nil
 }
 
-// establish makes the first n connections ASSURED: UDP both ways and once more
+// establish makes the first n connections ASSURED: UDP in both directions and once more
 // after two seconds, a handshake of TCP.
 func (e *engineRun) establish(n int) {
 	for i, s := range handshake {

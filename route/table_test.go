@@ -156,7 +156,7 @@ func BenchmarkChange(b *testing.B) {
 
 // TestFilter is what rp_filter said on 6.18 of packets from a host on the link and from one
 // that a default route leads to elsewhere: an interface without an address has no loose
-// filter, and drops what does not come the way it would go.
+// filter, and drops what comes by another interface than an answer would leave by.
 func TestFilter(t *testing.T) {
 	for _, c := range []struct {
 		filter    int

@@ -12,7 +12,7 @@ import (
 
 // asavie is a Queue on a socket of github.com/asavie/xdp. That library keeps
 // frames in a memory of each socket's own, so frames are copied between there
-// and the UMEM, once each way. It is guarded against what it does not do itself:
+// and the UMEM, once in each direction. It is guarded against what it does not do itself:
 //
 //   - It frees a received frame at once, and may hand the kernel one that is
 //     still to be sent. Here a frame of its memory is either for receiving, and

@@ -13,9 +13,9 @@ import (
 // frame may be longer than the MTU of its interface: the packet of a sender on this
 // machine that leaves segmentation to the device, or what GRO made of many below a bridge.
 // How long the segments are only the kernel knows. So the program sends such a frame out
-// by a TAP device (a TUN device, if there is no link header) that has no abilities: the
+// by a TAP device (a TUN device, if there is no link header) with all offload features off: the
 // kernel cuts it, as it does for any such device, and completes the checksums. It goes
-// with the process. All frames of a device that lies on others come this way in generic
+// with the process. All frames of a device that lies on others come by it, too, in generic
 // mode, for their VLAN tags (Interface.Untags).
 //
 // A Segments belongs to one goroutine.

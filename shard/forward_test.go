@@ -31,7 +31,7 @@ func threeWays(out int) *route.Table {
 	return t
 }
 
-// TestRoutesChangeUnderConnections: a connection whose way out changes is judged by the
+// TestRoutesChangeUnderConnections: a connection whose output interface changes is judged by the
 // rules for the new one, from the next packet on, however well the old one was known;
 // and rules that change count for it at once.
 func TestRoutesChangeUnderConnections(t *testing.T) {
@@ -80,7 +80,7 @@ func TestRoutesChangeUnderConnections(t *testing.T) {
 	query(1, flow.ReasonRule)
 	set("*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n", 2)
 	query(2, flow.NoReason)
-	for range 200 { // until numbers of ways come round
+	for range 200 { // until the numbers of next hops wrap
 		reroute(1)
 		query(1, flow.NoReason)
 		reroute(2)

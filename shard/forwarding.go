@@ -13,7 +13,7 @@ import (
 // not changed once a shard has it; a new one takes its place.
 type Forwarding struct {
 	Rules  *policy.Program
-	Routes *route.Table // nil: a bridge, whose interfaces 0 and 1 are each other's way out
+	Routes *route.Table // nil: a bridge, which sends out by interface 1 what came by 0, and by 0 what came by 1
 	// Timeouts are the timeout policies by name, for CT --timeout.
 	Timeouts map[string]uint16
 	// Errors limits the ICMP errors of all shards; nil: there is no limit.

@@ -222,7 +222,7 @@ func TestOVSNATVectors(t *testing.T) {
 		if from, _ := ends(t, got); from.Addr() != vip {
 			t.Fatal(from)
 		}
-		// Too big for the way to the client, says a router there; and the other way.
+		// Too big for the path to the client, says a router there; and in the other direction.
 		back, _ := b.pass(inside, packet.AppendICMP(nil, packet.IP{Src: router, Dst: vip}, 3, 4, 1400, got))
 		checkError(t, back, router, srv, answer)
 	})

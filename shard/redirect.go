@@ -16,7 +16,7 @@ const (
 	redirectSilence = redirectLoad << (redirectNumber + 1)
 )
 
-// redirects remembers which hosts were told of a better way (struct inet_peer), by a
+// redirects remembers which hosts were told of a better next hop (struct inet_peer), by a
 // hash of their address.
 type redirects [256]struct {
 	to   flow.Addr

@@ -196,7 +196,7 @@ func TestAnyNumberOfShards(t *testing.T) {
 				boxes = append(boxes, newBox(t, n, "*nat\n"+rules+"COMMIT\n"))
 			}
 			r := rand.New(rand.NewPCG(uint64(i), 17))
-			var sent [][]byte // that left, by the way out
+			var sent [][]byte // that left, by output interface
 			reasons := map[flow.Reason]int{}
 			for k := range packets {
 				in, d := inside, draw(r, hostOf(1, 1+r.IntN(12)), hostOf(2, 1+r.IntN(5)))
@@ -259,7 +259,7 @@ func TestRulesThatConcernMore(t *testing.T) {
 			t.Fatalf("the answer to the older connection of port %d goes to %v", 1000+port, to)
 		}
 	}
-	// And the other way round: the address itself comes later.
+	// And the reverse: the address itself comes later.
 	b.setRules(t, "*nat\nCOMMIT\n")
 	b.flush()
 	b.setRules(t, "*nat\n-A POSTROUTING -o outside -s 10.1.0.1 -j SNAT --to-source 10.1.0.99\nCOMMIT\n")

@@ -80,7 +80,7 @@ func (s *Shard) track(p *packet.Packet, v *Verdict, u *unconfirmed, i uint32, hi
 		s.table.Remove(i, table.Closed)
 		return s.begin(p, v, u)
 	}
-	c.Status |= flow.SeenReply * flow.Status(d) // no branch: which way is a coin toss
+	c.Status |= flow.SeenReply * flow.Status(d) // no branch: it would be mispredicted half of the time
 	switch r.Outcome {
 	case l4.Accept:
 		if c.Status&flow.FixedTimeout == 0 {

@@ -28,8 +28,8 @@
 // tombstones, and a table that has lived long is as good as new.
 //
 // A connection whose reply tuple is not the inverse of its original one has a
-// second slot, for that tuple. Each slot is found only by packets that run the way
-// of its tuple.
+// second slot, for that tuple. Each slot is found only by packets that run in the
+// direction of its tuple.
 //
 // # Time
 //

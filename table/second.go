@@ -9,7 +9,7 @@ import (
 // A connection whose reply tuple is not the inverse of its original one has two
 // keys and two slots in the index: that of the original tuple, and that of the
 // reply tuple, whose entry number has this bit set. Each is found only by packets
-// that run the way of its tuple.
+// that run in the direction of its tuple.
 const second = 1 << 31
 
 // ErrClash says that another connection has the reply tuple already.
@@ -33,7 +33,7 @@ func (t *Table) Direction(i uint32, key *flow.Tuple, flipped bool) flow.Directio
 		}
 		return flow.Reply
 	}
-	var d flow.Direction // not an if: which way is a coin toss
+	var d flow.Direction // no branch: it would be mispredicted half of the time
 	if flipped {
 		d = 1
 	}

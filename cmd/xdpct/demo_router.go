@@ -92,13 +92,13 @@ func (d *demoNet) serveWhile(ctx context.Context, cfg engine.Config, log *slog.L
 	}
 	err := act(ctx, control.NewClient(cfg.Control))
 	if errors.Is(err, context.Canceled) {
-		err = nil // interrupted: that is a way to end a demo
+		err = nil // interrupting is how it is ended
 	}
 	cancel()
 	return errors.Join(err, <-ended)
 }
 
-// showRouter lets the hosts talk through the router, both ways.
+// showRouter lets the hosts talk through the router, in both directions.
 func (d *demoNet) showRouter(ctx context.Context, out io.Writer, c *control.Client) error {
 	heading(out, "Who each server sees")
 	for _, v := range []struct {

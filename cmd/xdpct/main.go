@@ -17,7 +17,7 @@ import (
 // The exit codes, as conntrack(8) has them.
 const (
 	exitFailed = 1 // it did not work, or nothing matched
-	exitUsage  = 2 // it was asked the wrong way
+	exitUsage  = 2 // wrong usage
 )
 
 func main() {

@@ -109,7 +109,7 @@ func (c *icmp) next(r *rand.Rand) (bool, []byte) {
 		i, typ = 1, c.reply
 	}
 	switch r.IntN(12) {
-	case 0: // the wrong way round
+	case 0: // in the wrong direction
 		i = 1 - i
 	case 1:
 		typ = uint8(r.IntN(256))

@@ -83,7 +83,7 @@ func (c *sctp) next(r *rand.Rand) (bool, []byte) {
 	return c.say(i, pick[uint8](r, chData, chData, chSack, chHeartbeat, chHeartbeatAck))(r)
 }
 
-// say returns a step in which end i sends a chunk the regular way.
+// say returns a step in which end i sends a chunk as it should.
 func (c *sctp) say(i int, typ uint8) func(*rand.Rand) (bool, []byte) {
 	return func(r *rand.Rand) (bool, []byte) {
 		vtag := c.tag[1-i]

@@ -79,7 +79,7 @@ func newEnd(r *rand.Rand) end {
 	return e
 }
 
-// say returns a step in which end i sends flags the regular way.
+// say returns a step in which end i sends flags as it should.
 func (c *tcp) say(i int, flags packet.TCPFlags) func(*rand.Rand) (bool, []byte) {
 	return func(r *rand.Rand) (bool, []byte) { return c.send(i, c.regular(r, i, flags, 0)) }
 }

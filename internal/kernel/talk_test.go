@@ -225,7 +225,7 @@ func (g *traffic) segment(t *talk, client bool) packet.Segment {
 	return seg
 }
 
-// payload is of a length that matters to rules, or to the MTU of the way out.
+// payload is of a length that matters to rules, or to the MTU of the next link.
 func (g *traffic) payload(from Side) []byte {
 	n := pick(g.r, 0, 0, 1, 10, 100, 700)
 	if g.one(10, "long") {

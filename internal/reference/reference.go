@@ -1,5 +1,5 @@
 // Package reference is a connection tracker written for clarity alone: maps,
-// strings and one rule after the other, the way the rules are told in prose. It
+// strings and one rule after the other, as the rules are told in prose. It
 // shares no code with the real one and exists to disagree with it in tests.
 //
 // It knows no limits: no maximum, no eviction, no shards. Expired connections

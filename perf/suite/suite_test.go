@@ -36,7 +36,7 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// TestRunComparePlot goes the whole way with small scenarios.
+// TestRunComparePlot runs, compares and plots small scenarios.
 func TestRunComparePlot(t *testing.T) {
 	all, err := readScenarios([]byte(`
 - {name: one, engine: {flows: 1}, plot: flows, curve: UDP}

@@ -152,7 +152,7 @@ func (r Received) Sub(before Received) Received {
 	return r
 }
 
-// routes makes the box know the ways to source and sink.
+// routes gives the box routes to source and sink.
 func (l *Lab) routes() error {
 	return errors.Join(l.route(inName, firstSource.AsSlice(), genMAC), l.route(outName, destination.AsSlice(), sinkMAC))
 }

@@ -80,7 +80,7 @@ func newSystem(name Subject, s Setup) (system, error) {
 	return nil, fmt.Errorf("nothing called %q can be measured: there is %v", name, Subjects())
 }
 
-// Check reports whether a subject can be measured that way.
+// Check reports whether a subject can be measured so.
 func Check(name Subject, s Setup) error {
 	_, err := newSystem(name, s)
 	return err

@@ -52,7 +52,7 @@ func TestSubjects(t *testing.T) {
 	}
 }
 
-// TestHistogram sorts times as the program does, by another way of computing the
+// TestHistogram sorts times as the program does, by another computation of the
 // bucket, and finds each within an eighth.
 func TestHistogram(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

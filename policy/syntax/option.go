@@ -71,7 +71,7 @@ func (*Flag) want() int           { return 0 }
 func (*Flag) read([]string) error { return nil }
 func (*Flag) text() string        { return "" }
 
-// setBy reads an option that is another way to say one or more others.
+// setBy reads an option that is another name for one or more others.
 type setBy struct {
 	Given
 	n     int

@@ -21,7 +21,7 @@ func (t *Verdict) check(*Rule, place) error { return nil }
 // Reject is REJECT.
 type Reject struct{ With RejectWith }
 
-// RejectType is a way in which REJECT answers: by a RST, or by an ICMP error.
+// RejectType is what REJECT answers with: by a RST, or by an ICMP error.
 type RejectType struct {
 	Name  string
 	Reset bool

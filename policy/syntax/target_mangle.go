@@ -8,7 +8,7 @@ import (
 	"github.com/xdpct/xdpct/packet"
 )
 
-// markOptions are the ways to say --set-xmark.
+// markOptions are the options that stand for a --set-xmark.
 func markOptions(x *Masked) []option {
 	by := func(f func(v, mask uint32) (uint32, uint32)) *setBy {
 		return &setBy{n: 1, apply: func(args []string) error {

@@ -378,7 +378,7 @@ int xdpct_tags(struct xdp_md *ctx)
 // a device that can do nothing by itself: the kernel cuts it for that, and completes the
 // checksums, and user space reads the segments there.
 //
-// The same way go all frames of a device that lies on others (a bridge, a macvlan): the
+// So do all frames of a device that lies on others (a bridge, a macvlan): the
 // kernel has taken the VLAN tag out of the frame before it gets there, where generic XDP
 // does not see it. The device at the end has it in the frame again.
 //
