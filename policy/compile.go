@@ -174,10 +174,14 @@ func (c *compiler) fail(r *syntax.Rule, err error) {
 
 func (c *compiler) table(t *syntax.Table, hooks *[NumHooks]*chain) {
 	made := map[*syntax.Chain]*chain{}
+	w := newWalks(t)
 	for _, ch := range t.Chains {
 		h := hookOf(t.Name, ch.Name)
 		if h < 0 {
 			continue
+		}
+		if r, err := w.tooLong(ch); err != nil {
+			c.fail(r, err)
 		}
 		hooks[h] = c.chain(t, ch, made)
 		for _, reached := range reach(t, ch) {
