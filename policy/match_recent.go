@@ -120,7 +120,7 @@ func (l *recentList) holds(m *recentRule, v *View) bool {
 	a = masked(a, l.mask)
 	key := []uint64{a.Hi, a.Lo}
 	ttl := uint64(uint8(hops(v)))
-	if v.Out >= 0 {
+	if v.Out >= 0 && !v.fromSocket() {
 		ttl = uint64(uint8(ttl + 1)) // as it was when it came in
 	}
 	var buf [recentFixed + recentMost]uint64

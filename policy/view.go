@@ -113,6 +113,12 @@ func (v *View) Masquerade() bool { return v.masquerade }
 // family returns the packet's family.
 func (v *View) family() flow.Family { return v.P.Family }
 
+// fromSocket reports whether a packet would have a socket of the router's in Linux
+// (sk_buff.sk): its ICMP errors have the one of the stack, its RSTs have none.
+func (v *View) fromSocket() bool {
+	return v.Own && (v.P.Proto == flow.ICMP || v.P.Proto == flow.ICMPv6)
+}
+
 // l4 returns the transport header and what follows, cut where the datagram or its
 // capture ends; nil if there is none.
 func (v *View) l4() []byte {

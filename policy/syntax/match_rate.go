@@ -204,5 +204,8 @@ func (m *ConnBytes) check(*Rule, place) error {
 	if !m.Amount.Set || !m.Mode.Set || !m.Dir.Set {
 		return errors.New("needs --connbytes, --connbytes-mode and --connbytes-dir")
 	}
+	if m.Amount.Lo == m.Amount.Hi {
+		m.Amount.Not = false // the kernel is told "not" by exchanged bounds
+	}
 	return nil
 }
