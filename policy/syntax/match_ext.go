@@ -101,7 +101,7 @@ var headerNames = []struct {
 	{HeaderHopByHop, []string{"hop-by-hop", "hop", "0"}}, {HeaderDstOpts, []string{"ipv6-opts", "dst", "60"}},
 	{HeaderRouting, []string{"ipv6-route", "route", "43"}}, {HeaderFragment, []string{"ipv6-frag", "frag", "44"}},
 	{HeaderAH, []string{"ah", "auth", "51"}}, {HeaderESP, []string{"esp", "50"}},
-	{HeaderNone, []string{"ipv6-nonxt", "none", "59"}}, {HeaderProto, []string{"protocol", "prot", "proto", "255"}},
+	{HeaderNone, []string{"ipv6-nonxt", "none", "59"}}, {HeaderProto, []string{"protocol", "prot"}},
 }
 
 // HeaderSet is a list of headers.
