@@ -162,6 +162,7 @@ type translations struct {
 	kernel, device map[endpoint]uint16 // what the other has chosen
 	drawn          [2]map[drawn]bool   // ports that each chose at random, kernel first
 	ranges         [][2]uint16         // that rules give
+	random         bool                // rules ask for ports at random: that which the source has is one of them
 	Drawn, Evaded  int                 // choices at random, and those because another's choice was in the way
 }
 
@@ -182,7 +183,7 @@ type drawn struct {
 var portRange = regexp.MustCompile(`--to-(?:source|destination|ports) \S*?:?(\d+)-(\d+)(?:/\d+)?(?:\s|$)`)
 
 func newTranslations(rules string) *translations {
-	t := &translations{kernel: map[endpoint]uint16{}, device: map[endpoint]uint16{}}
+	t := &translations{kernel: map[endpoint]uint16{}, device: map[endpoint]uint16{}, random: strings.Contains(rules, "--random")}
 	for i := range t.drawn {
 		t.drawn[i] = map[drawn]bool{}
 	}
@@ -240,6 +241,8 @@ func (t *translations) check(p *pair) string {
 	}
 	kd, xd := drawn{p.k.proto, p.k.addr, p.k.port}, drawn{p.x.proto, p.x.addr, p.x.port}
 	switch {
+	case t.random && t.alike(p.k.proto, p.k.port, p.x.port): // one may have drawn the port of the source
+		t.Drawn++
 	case p.wasSent && p.k.port == p.sent[0]: // the kernel kept it
 		if !t.drawn[1][drawn{p.x.proto, p.x.addr, p.k.port}] {
 			return fmt.Sprintf("the kernel keeps port %d, the device chose %d", p.k.port, p.x.port)
@@ -323,7 +326,9 @@ func (t *translations) reconcile(k, x []byte, sent [2][]byte, newEntry bool) (wh
 		copy(x[hx.l4:hx.end], k[hk.l4:hk.end])
 		return "", true
 	}
-	sctp := hx.proto == flow.SCTP && hx.l4+12 <= hx.end && sctpRight(k[hk.l4:hk.end]) && sctpRight(x[hx.l4:hx.end])
+	sctp := hx.proto == flow.SCTP && hx.l4+12 <= hx.end && // of a fragment it cannot be told
+		(hk.more && hx.more || sctpRight(k[hk.l4:hk.end]) && sctpRight(x[hx.l4:hx.end]))
+	drawn := bytes.Clone(x) // both ends are named as the device has them, whichever is reconciled first
 	for _, source := range []bool{true, false} {
 		ak, ok1 := hk.port(k, source)
 		ax, ok2 := hx.port(x, source)
@@ -334,7 +339,7 @@ func (t *translations) reconcile(k, x []byte, sent [2][]byte, newEntry bool) (wh
 		if kp == xp {
 			continue
 		}
-		p := pair{k: hk.endpoint(k, source), x: hx.endpoint(x, source), newEntry: newEntry && !quoted}
+		p := pair{k: hk.endpoint(k, source), x: hx.endpoint(drawn, source), newEntry: newEntry && !quoted}
 		if at, ok := hs[0].port(sent[0], source); ok && !quoted {
 			p.wasSent = true
 			p.sent[0] = binary.BigEndian.Uint16(sent[0][at:])

@@ -99,6 +99,9 @@ func makeLinux(l *lab, f flow.Family, sysctls map[string]string) (*Oracle, error
 		"net/ipv4/icmp_ratelimit": "0", "net/ipv4/icmp_msgs_per_sec": "1000000", "net/ipv4/icmp_msgs_burst": "1000000", "net/ipv6/icmp/ratelimit": "0",
 		"net/ipv4/conf/all/send_redirects": "0", "net/ipv4/conf/r0/send_redirects": "0", "net/ipv4/conf/r1/send_redirects": "0",
 	}
+	for _, dev := range []string{"r0", "r1"} { // no neighbour is given up while a router is used: errors about it would come at any time
+		all["net/ipv4/neigh/"+dev+"/retrans_time_ms"], all["net/ipv6/neigh/"+dev+"/retrans_time_ms"] = "3600000", "3600000"
+	}
 	for k, v := range sysctls {
 		all[k] = v
 	}

@@ -23,10 +23,9 @@ var known = map[string]string{
 	"dstzero6":     "masquerading to :: takes another source (docs/parity.md)",
 	"gredamaged":   "GRE of unknown versions under translation",
 	"cutatomic":    "an atomic fragment that is cut off keeps its header in Linux",
+	"zonereply":    "a zone for replies alone, of which some packets of the same addresses and ports know nothing (docs/parity.md)",
 	"connlimit":    "what connlimit counts beside new connections",
 	"zonenat":      "with several shards, zones that only some connections have",
-	"morematches":  "what the second generator of matches makes differs now and then",
-	"moretargets":  "what the second generator of targets makes differs now and then",
 }
 
 var onlyFeatures = flag.String("features", "", "features to take although they are known to differ, by name, with commas between; all: all of them")

@@ -63,7 +63,7 @@ func (g *rulesets) more(table, chain, proto string) string {
 	conntrack := func() string {
 		return g.not() + g.pick(
 			"--ctproto tcp", "--ctproto udp", "--ctproto 99", "--ctorigsrc "+g.host(), "--ctorigdst "+g.host(), "--ctreplsrc "+g.host(),
-			"--ctorigsrcport 0:1023", "--ctorigdstport 53", "--ctreplsrcport 22:80", "--ctrepldstport 2000:3000",
+			"--ctorigsrcport 0:1023", "--ctorigdstport 53", "--ctreplsrcport 22:80", "--ctrepldstport 1024:65535",
 			"--ctstatus SEEN_REPLY,ASSURED", "--ctstatus NONE", "--ctexpire 0:20", "--ctexpire 45:90", "--ctexpire 90:4294967295")
 	}
 	all := []string{
@@ -114,12 +114,9 @@ func (g *rulesets) more(table, chain, proto string) string {
 	if v6 {
 		all = append(all, "-m frag --fragmore", "-m frag --fragid 0:4294967295 --fraglast", "-m rt "+g.not()+"--rt-type "+g.pick("0", "2"), "-m rt --rt-segsleft "+g.pick("0", "1"),
 			"-m hbh "+g.pick("--hbh-len 8", "--hbh-opts 5:2", "--hbh-opts 1:4"), "-m dst "+g.pick("--dst-len 8", "--dst-opts 1:4"),
-			"-m ipv6header "+g.pick("--header hop,dst --soft", "--header tcp,auth --soft", "--header ipv6-opts,proto"))
+			"-m ipv6header "+g.pick("--header hop,dst --soft", "--header tcp,auth --soft", "--header ipv6-opts,prot"))
 	}
 	m := all[r.IntN(len(all))]
-	if !on("morematches") {
-		return ""
-	}
 	if !supports(g.f, table, chain, protoOption(proto)+m) || strings.Contains(m, "--fragid") && !g.legacy {
 		return ""
 	}
@@ -206,9 +203,6 @@ func (g *rulesets) moreTargets(table, chain, proto, base string) string {
 		return ""
 	}
 	t := all[g.r.IntN(len(all))]
-	if !on("moretargets") {
-		return ""
-	}
 	if !supports(g.f, table, chain, protoOption(proto)+flagsOf(base)+"-j "+t) {
 		return ""
 	}
@@ -249,7 +243,7 @@ func (g *rulesets) moreNAT(chain, proto, base string) (all []string) {
 			all = append(all, fmt.Sprintf("NETMAP --to %v/%d", other.Host(0, g.f), bits))
 		}
 		if proto == "tcp" || proto == "udp" {
-			all = append(all, fmt.Sprintf("DNAT --to-destination %s:5000-5004", host), fmt.Sprintf("DNAT --to-destination %s:5000-5004 --random", host),
+			all = append(all, fmt.Sprintf("DNAT --to-destination %s:6000-6004", host), fmt.Sprintf("DNAT --to-destination %s:6000-6004 --random", host),
 				fmt.Sprintf("DNAT --to-destination %s:5000-5079/22", host))
 		}
 		return all
