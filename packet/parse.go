@@ -189,8 +189,10 @@ func (p *Packet) parseIPv6(off, wire int, checks Checks) {
 	x := skipExtensions(b, flow.Proto(b[6]), ipv6Len)
 	p.Proto = x.proto
 	switch {
-	case x.fragAt > 0 && x.cut && total <= x.fragAt+8:
-		p.Reason = flow.ReasonFragmentHeader // nf_ct_frag6_queue drops it
+	case x.cut && x.fragAt > 0 && x.fragAt <= total && total <= x.fragAt+fragmentLen && total > ipv6Len:
+		// nf_ct_frag6_gather drops it, unless a header before it is cut off, or there is no
+		// payload at all, which it takes for that of a jumbogram.
+		p.Reason = flow.ReasonFragmentHeader
 		return
 	case x.fragment && (x.at > len(b) || off+x.at > 0xffff): // not whole, or too far away
 		p.invalid(flow.ReasonIPv6ExtHeader)

@@ -17,18 +17,19 @@ func (p *Packet) Trim() {
 
 // Unfragment takes the fragment header out of a datagram that is whole in spite of it
 // (RFC 6946; nf_ct_frag6_gather), and reports whether there was one. The frame becomes
-// eight bytes shorter. Valid iff the frame is whole.
+// eight bytes shorter. It stays where the transport header is not whole, though not if that
+// is because the chain of headers is not (ipv6frag_thdr_truncated). Valid iff the frame is whole.
 func (p *Packet) Unfragment() bool {
-	if p.Family != flow.IPv6 || p.L4 == 0 || int(p.L4) <= int(p.L3)+ipv6Len || p.Kind == Fragmented {
+	if p.Family != flow.IPv6 || p.L4 != 0 && int(p.L4) <= int(p.L3)+ipv6Len || p.Kind == Fragmented {
 		return false
 	}
 	end := int(p.L3) + int(p.Len)
-	if end > len(p.Frame) || int(p.L4) > end {
+	if end > len(p.Frame) {
 		return false
 	}
 	b := p.Frame[p.L3:end]
 	x := skipExtensions(b, flow.Proto(b[6]), ipv6Len)
-	if x.fragAt == 0 || x.fragment {
+	if x.fragAt == 0 || x.fragment || len(b) < x.fragAt+fragmentLen || !x.cut && len(b) < x.at+leastHeader(x.proto) {
 		return false
 	}
 	b[x.fragNext] = b[x.fragAt]
@@ -36,8 +37,22 @@ func (p *Packet) Unfragment() bool {
 	if n := binary.BigEndian.Uint16(b[4:]); n != 0 { // 0: a jumbogram
 		binary.BigEndian.PutUint16(b[4:], n-fragmentLen)
 	}
-	p.L4 -= fragmentLen
+	if p.L4 != 0 {
+		p.L4 -= fragmentLen
+	}
 	p.Len -= fragmentLen
 	p.Frame = p.Frame[:end-fragmentLen]
 	return true
+}
+
+// leastHeader is how many bytes of a transport header the first fragment of an IPv6
+// datagram has to have (ipv6frag_thdr_truncated).
+func leastHeader(proto flow.Proto) int {
+	switch proto {
+	case flow.TCP:
+		return 20
+	case flow.UDP, flow.ICMPv6:
+		return 8
+	}
+	return 1
 }

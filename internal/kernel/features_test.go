@@ -22,7 +22,6 @@ var known = map[string]string{
 	"srcbroadcast": "errors to broadcast addresses, which xdpct does not send",
 	"dstzero6":     "masquerading to :: takes another source (docs/parity.md)",
 	"gredamaged":   "GRE of unknown versions under translation",
-	"cutatomic":    "an atomic fragment that is cut off keeps its header in Linux",
 	"zonereply":    "a zone for replies alone, of which some packets of the same addresses and ports know nothing (docs/parity.md)",
 	"connlimit":    "what connlimit counts beside new connections",
 	"zonenat":      "with several shards, zones that only some connections have",

@@ -91,9 +91,6 @@ func (g *traffic) oddities(from Side) (o oddity) {
 		o.shuffle = one(r, 3)
 		note("in fragments")
 	}
-	if o.cut > 0 && !on("cutatomic") {
-		o.headers = nil
-	}
 	if one(r, 60) {
 		o.link = g.oddLink(from, note)
 	}
