@@ -51,7 +51,10 @@ func (e *Engine) openForwarding(rules Rules) (err error) {
 				waiting: map[nextHop]*waitingHop{}, resolve: e.router.mirror.Resolve, used: e.router.mirror.Used, inject: e.router.inject,
 			}
 		}
-		if _, err := e.setRoutes(e.router.latest()); err != nil {
+		if err := e.setPorts(e.router.host.mappings); err != nil { // nobody else has the router yet
+			return err
+		}
+		if _, err := e.setRoutes(e.router.mirror.Table()); err != nil {
 			return err
 		}
 	}

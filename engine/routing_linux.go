@@ -93,15 +93,6 @@ func (r *router) warn() {
 	}
 }
 
-// latest returns the kernel's state of now, as the workers get it.
-func (r *router) latest() *route.Table {
-	t := r.mirror.Table().Clone()
-	r.mu.Lock()
-	t.Ports = r.host.mappings
-	r.mu.Unlock()
-	return t
-}
-
 // names returns the names of the interfaces of a Table.
 func names(t *route.Table) (names []string) {
 	for _, i := range t.Interfaces {
@@ -147,7 +138,7 @@ func (r *router) follow() {
 // compiled for them.
 func (r *router) adopt() error {
 	e := r.e
-	t := r.latest()
+	t := r.mirror.Table()
 	old, err := e.setRoutes(t)
 	if err != nil {
 		return err
@@ -170,15 +161,14 @@ func (r *router) poll() error {
 		return err
 	}
 	r.mu.Lock()
-	same := *ports == *r.host.ports
-	if !same {
-		r.host.ports, r.host.mappings = ports, nat.NewHostPorts(&ports.free, &ports.bound)
-	}
-	r.mu.Unlock()
-	if same {
+	if *ports == *r.host.ports {
+		r.mu.Unlock()
 		return nil
 	}
-	if _, err := r.e.setRoutes(r.latest()); err != nil {
+	mappings := nat.NewHostPorts(&ports.free, &ports.bound)
+	r.host.ports, r.host.mappings = ports, mappings
+	r.mu.Unlock()
+	if err := r.e.setPorts(mappings); err != nil {
 		return err
 	}
 	return r.tell()

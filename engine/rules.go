@@ -61,9 +61,10 @@ type rulebook struct {
 	mu       sync.Mutex // guards what follows, for no longer than it takes to read or write it
 	rules    Rules
 	program  *policy.Program
-	mappable mappable     // by the rules
-	mapped   *nat.AddrSet // what the workers were last prepared for; guarded by applying
-	routes   *route.Table // nil: a bridge
+	mappable mappable       // by the rules
+	mapped   *nat.AddrSet   // what the workers were last prepared for; guarded by applying
+	routes   *route.Table   // nil: a bridge
+	ports    *nat.HostPorts // of the host's own addresses, for connections; nil: a bridge
 	timeouts map[string]uint16
 }
 
@@ -167,14 +168,19 @@ func (e *Engine) setRoutes(t *route.Table) (old *route.Table, err error) {
 	return old, err
 }
 
-// apply changes the rules and routes in force, and gives them to all workers.
+// setPorts gives the workers other ports that connections may be mapped to.
+func (e *Engine) setPorts(p *nat.HostPorts) error {
+	return e.apply(func(b *rulebook) { b.ports = p })
+}
+
+// apply changes the rules, routes and ports in force, and gives them to all workers.
 func (e *Engine) apply(change func(*rulebook)) error {
 	b := &e.book
 	b.applying.Lock()
 	defer b.applying.Unlock()
 	b.mu.Lock()
 	change(b)
-	f := &shard.Forwarding{Rules: b.program, Routes: b.routes, Timeouts: b.timeouts, Errors: e.icmp}
+	f := &shard.Forwarding{Rules: b.program, Routes: b.routes, Ports: b.ports, Timeouts: b.timeouts, Errors: e.icmp}
 	need := b.mappable.with(b.routes)
 	b.mu.Unlock()
 	if f.Rules == nil { // at the start: rules come soon

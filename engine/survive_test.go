@@ -53,7 +53,11 @@ func (s *site) inForce() *route.Table {
 func (s *site) knowsSocket(t *testing.T, proto flow.Proto, port uint16) {
 	t.Helper()
 	testenv.Until(t, fmt.Sprintf("port %d is known to be bound", port), func() bool {
-		mappings := s.inForce().Ports // of the workers
+		s.e.book.applying.Lock()
+		s.e.book.mu.Lock()
+		mappings := s.e.book.ports // of the workers
+		s.e.book.mu.Unlock()
+		s.e.book.applying.Unlock()
 		r := s.e.router
 		r.mu.Lock()
 		defer r.mu.Unlock()

@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 	"expect":        {"flow"},
 	"icmplimit":     {"flow"},
 	"nat":           {"flow", "packet"},
-	"route":         {"flow", "nat"},
+	"route":         {"flow"},
 	"mirror":        {"flow", "route"},
 	"policy":        {"flow", "packet", "nat", "policy/syntax"},
 	"policy/syntax": {"flow", "packet"},

@@ -10,7 +10,6 @@ import (
 	"github.com/gaissmai/bart"
 
 	"github.com/xdpct/xdpct/flow"
-	"github.com/xdpct/xdpct/nat"
 )
 
 // Kind is the type of a route (RTN_*).
@@ -128,9 +127,6 @@ type Table struct {
 	// shared: other Tables have parts of this one, which are therefore copied
 	// before they are changed.
 	shared bool
-	// Ports says which ports of the host's own addresses connections may be mapped
-	// to; nil: all.
-	Ports *nat.HostPorts
 }
 
 // New returns a Table of these interfaces with the kernel's default rules and no
@@ -315,15 +311,14 @@ func (t *Table) NumNeighbours() (n int) {
 	return n
 }
 
-// SameRouting reports whether t and u differ in their neighbours, or in Ports, alone.
-// One has to be made from the other, by Clone or SetRoutes: routes are the same then if
+// SameRouting reports whether t and u differ in their neighbours alone. One has to be made from the other, by Clone or SetRoutes: routes are the same then if
 // nobody has changed them.
 func (t *Table) SameRouting(u *Table) bool {
 	return maps.Equal(t.fibs, u.fibs) && t.SameRules(u) && slices.EqualFunc(t.Interfaces, u.Interfaces, Interface.Equal)
 }
 
 // Diff returns what differs between two Tables, in words, at most limit lines. The
-// IDs of neighbours do not count, and neither does Ports.
+// IDs of neighbours do not count.
 func (t *Table) Diff(u *Table, limit int) (diff []string) {
 	note := func(format string, args ...any) bool {
 		diff = append(diff, fmt.Sprintf(format, args...))

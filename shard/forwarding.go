@@ -12,7 +12,10 @@ import (
 // Forwarding is what a shard needs to do more than track: rules, and routes. It is
 // not changed once a shard has it; a new one takes its place.
 type Forwarding struct {
-	Rules  *policy.Program
+	Rules *policy.Program
+	// Ports says which ports of the host's own addresses connections may be mapped to;
+	// nil: all.
+	Ports  *nat.HostPorts
 	Routes *route.Table // nil: a bridge, which sends out by interface 1 what came by 0, and by 0 what came by 1
 	// Timeouts are the timeout policies by name, for CT --timeout.
 	Timeouts map[string]uint16
@@ -91,7 +94,7 @@ func (s *Shard) SetForwarding(n *Forwarding) {
 	f.links = f.links[:0]
 	if n != nil && n.Routes != nil {
 		f.links = linksOf(f.links, n.Routes)
-		s.tuples.SetHost(n.Routes.Ports, s.isOwn)
+		s.tuples.SetHost(n.Ports, s.isOwn)
 	}
 	if sameRules {
 		return
