@@ -45,7 +45,7 @@ type Engine struct {
 	expectHub expectHub
 	book      rulebook
 	router    *router                  // nil: no router
-	counting  sync.Mutex               // guards the counters of the rules in force
+	tally     tally                    // of the rules
 	names     atomic.Pointer[[]string] // of the interfaces, by number
 	said      atomic.Pointer[string]   // the last error that was logged
 	started   atomic.Bool

@@ -7,7 +7,6 @@ import (
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
-	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/route"
 	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
@@ -307,17 +306,17 @@ func (w *worker) answerBridged(d rx.Desc, o *shard.Own) {
 	p.out = append(p.out, d)
 }
 
-// setForwarding gives a worker new rules and routes; it runs on the worker's thread. It
-// returns what was counted for the rules before, if those are not the same.
-func (w *worker) setForwarding(f *shard.Forwarding) (old *policy.Program, counts []policy.Count) {
-	if p := w.shard.Rules(); p != nil && p != f.Rules {
-		old, counts = w.settle()
+// setForwarding gives a worker new rules and routes; it runs on the worker's thread. What
+// was counted for the rules before it leaves in t.
+func (w *worker) setForwarding(f *shard.Forwarding, t *tally) {
+	if w.shard.Rules() != f.Rules {
+		w.leave(t)
 	}
 	w.shard.SetForwarding(f)
 	w.forwards = true
 	r := &w.routing
 	if r.table = f.Routes; r.table == nil {
-		return old, counts
+		return
 	}
 	r.interfaces = r.interfaces[:0]
 	for _, i := range r.table.Interfaces {
@@ -328,5 +327,4 @@ func (w *worker) setForwarding(f *shard.Forwarding) (old *policy.Program, counts
 		r.interfaces = append(r.interfaces, at)
 	}
 	w.tendWaiting()
-	return old, counts
 }

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -155,10 +154,7 @@ func (e *Engine) changeRules(change func(now Rules) Rules) error {
 	if err := e.apply(func(b *rulebook) { b.rules, b.program, b.mappable = r, p, mappableOf(r) }); err != nil {
 		return err
 	}
-	// Now no shard counts for the old ones any more.
-	e.counting.Lock()
-	defer e.counting.Unlock()
-	p.CarryCounts(before)
+	e.tally.replace(before, p) // no shard counts for the old ones any more
 	return nil
 }
 
@@ -197,41 +193,17 @@ func (e *Engine) apply(change func(*rulebook)) error {
 	}
 	for _, w := range e.workers {
 		if !e.started.Load() {
-			w.setForwarding(f)
+			w.setForwarding(f, &e.tally)
 			continue
 		}
-		var old *policy.Program
-		var counts []policy.Count
-		if err := e.ask(context.Background(), w, func(w *worker) bool { old, counts = w.setForwarding(f); return true }); err != nil {
+		if err := e.ask(context.Background(), w, func(w *worker) bool { w.setForwarding(f, &e.tally); return true }); err != nil {
 			return err
 		}
-		e.count(old, counts)
 	}
 	if others {
 		return e.unconcern(need)
 	}
 	return nil
-}
-
-// count adds what a worker has counted for a program.
-func (e *Engine) count(p *policy.Program, counts []policy.Count) {
-	if p == nil {
-		return
-	}
-	e.counting.Lock()
-	defer e.counting.Unlock()
-	p.AddCounts(counts)
-}
-
-// settle returns what the shard has counted for its rules since it was asked last.
-func (w *worker) settle() (*policy.Program, []policy.Count) {
-	p := w.shard.Rules()
-	if p == nil {
-		return nil, nil
-	}
-	counts := slices.Clone(w.shard.Counts())
-	clear(w.shard.Counts())
-	return p, counts
 }
 
 // WriteRules prints the rules in force of a family, with their counters if asked. The
@@ -242,28 +214,6 @@ func (e *Engine) WriteRules(ctx context.Context, out io.Writer, f flow.Family, c
 		return err
 	}
 	return r.WriteTo(out, counters)
-}
-
-// Ruleset returns a copy of the rules in force of a family with their counters, nil if
-// there are none.
-func (e *Engine) Ruleset(ctx context.Context, f flow.Family) (*syntax.Ruleset, error) {
-	e.book.mu.Lock()
-	p := e.book.program
-	e.book.mu.Unlock()
-	if p == nil {
-		return nil, nil
-	}
-	for _, w := range e.workers {
-		var of *policy.Program
-		var counts []policy.Count
-		if err := e.ask(ctx, w, func(w *worker) bool { of, counts = w.settle(); return true }); err != nil {
-			return nil, fmt.Errorf("reading counters: %w", err)
-		}
-		e.count(of, counts)
-	}
-	e.counting.Lock()
-	defer e.counting.Unlock()
-	return p.Ruleset(f), nil
 }
 
 // LoadRules reads rules of a family and puts their tables into force in place of
