@@ -67,6 +67,39 @@ func TestWaitingIsBoundedWithoutAllocating(t *testing.T) {
 	}
 }
 
+// TestOldestWaitingIsDropped: frames that wait for a silent neighbour push out the oldest,
+// beyond as many as the kernel keeps by default (unres_qlen), and no other's.
+func TestOldestWaitingIsDropped(t *testing.T) {
+	const unresQlen = 101 // sysctl net.ipv4.neigh.default.unres_qlen
+	w := bare(t, 1)[0]
+	w.routing.waiting, w.routing.resolve = map[nextHop]*waitingHop{}, func(int, netip.Addr) {}
+	silent, other := nextHop{0, netip.MustParseAddr("192.0.2.1")}, nextHop{0, netip.MustParseAddr("192.0.2.2")}
+	free := w.pool.Free()
+	send := func(n nextHop) rx.Desc {
+		d, ok := w.chunk(60)
+		if !ok {
+			t.Fatal("no chunk")
+		}
+		w.wait(n, waitingFrame{desc: d})
+		return d
+	}
+	send(other)
+	var sent []rx.Desc
+	for range unresQlen + 20 {
+		sent = append(sent, send(silent))
+	}
+	got := w.routing.waiting[silent].frames
+	if len(got) != unresQlen || got[0].desc != sent[20] || got[unresQlen-1].desc != sent[unresQlen+19] {
+		t.Errorf("%d frames wait", len(got))
+	}
+	if n := w.drops[flow.ReasonNoNeighbour]; n != 20 || len(w.routing.waiting[other].frames) != 1 {
+		t.Errorf("%d are dropped, %d wait for the other neighbour", n, len(w.routing.waiting[other].frames))
+	}
+	if w.routing.held != unresQlen+1 || w.pool.Free() != free-unresQlen-1 {
+		t.Errorf("%d held, %d chunks of %d free", w.routing.held, w.pool.Free(), free)
+	}
+}
+
 // TestWholeHasTheTagOfItsFirstFragment: port and VLAN tag of a datagram are both those of
 // its first fragment, so that its zone is one that fragments came by.
 func TestWholeHasTheTagOfItsFirstFragment(t *testing.T) {

@@ -177,13 +177,17 @@ func hostAddrs(name string) (all []net.Addr) {
 	})
 }
 
-// A shard has chunks for the fragments that it holds, besides those of its ports.
-// chunksPerPort is how many chunks a shard has for each port: a fill ring and a
-// transmit ring full.
-const chunksPerPort = 2 * rx.RingSize
+const (
+	// chunksPerPort is how many chunks a shard has for each port: a fill ring and a
+	// transmit ring full.
+	chunksPerPort = 2 * rx.RingSize
+	// chunksBeside is how many more it has, for fragments and for frames that wait for a
+	// neighbour.
+	chunksBeside = frag.MaxHeld + maxWaiting
+)
 
 func (e *Engine) makeWorkers(n int) error {
-	perShard := chunksPerPort*len(e.ports) + frag.MaxHeld
+	perShard := chunksPerPort*len(e.ports) + chunksBeside
 	var err error
 	if e.umem, err = rx.NewUMEM(perShard*n, e.cfg.FrameSize); err != nil {
 		return err

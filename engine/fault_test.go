@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/xdpct/xdpct/frag"
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/rx"
 )
@@ -261,7 +260,7 @@ func TestPortsReopen(t *testing.T) {
 				return err
 			}
 			for _, k := range e.workers {
-				if got, want := k.pool.Free(), chunksPerPort*len(e.ports)+frag.MaxHeld; got != want {
+				if got, want := k.pool.Free(), chunksPerPort*len(e.ports)+chunksBeside; got != want {
 					t.Errorf("worker %d has %d free chunks, want %d", k.id, got, want)
 				}
 			}

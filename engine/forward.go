@@ -85,12 +85,12 @@ type waitingHop struct {
 	frames []waitingFrame
 }
 
-// Bounds on frames that wait for a neighbour (the kernel's unres_qlen), and how long
-// they do, in milliseconds, where the kernel does not say (mcast_solicit, three probes a
-// second apart).
+// Bounds on frames that wait for a neighbour (the kernel's default of unres_qlen), and how
+// long they do, in milliseconds, where the kernel does not say (mcast_solicit, three probes
+// a second apart).
 const (
-	maxWaiting    = 256 // of a worker
-	maxWaitingHop = 32  // for one neighbour
+	maxWaiting    = 512 // of a worker, whose frame memory has room for them
+	maxWaitingHop = 101 // for one neighbour
 	patience      = 3000
 )
 
@@ -183,11 +183,17 @@ func link(f []byte, src, dst [6]byte, vlan uint16, ipv6 bool) {
 	binary.BigEndian.PutUint16(f[len(f)-2:], uint16(typ))
 }
 
-// wait keeps a frame until its next hop is known.
+// wait keeps a frame until its next hop is known. If too many wait for that the oldest is
+// dropped (__neigh_event_send).
 func (w *worker) wait(n nextHop, f waitingFrame) {
 	r := &w.routing
 	hop := r.waiting[n]
-	if r.held >= maxWaiting || hop != nil && len(hop.frames) >= maxWaitingHop {
+	if hop != nil && len(hop.frames) >= maxWaitingHop {
+		w.drop(flow.ReasonNoNeighbour, hop.frames[0].desc.Addr)
+		hop.frames = append(hop.frames[:0], hop.frames[1:]...)
+		r.held--
+	}
+	if r.held >= maxWaiting {
 		w.drop(flow.ReasonNoNeighbour, f.desc.Addr)
 		return
 	}
