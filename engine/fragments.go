@@ -117,7 +117,7 @@ func (w *worker) judgeWhole(frames []handed) {
 	if w.forwards {
 		if !w.arrange(p, frames[0]) {
 			for _, h := range frames {
-				w.drop(flow.ReasonElsewhere, h.desc.Addr)
+				w.drop(flow.ReasonNoVLAN, h.desc.Addr)
 			}
 			return
 		}

@@ -102,6 +102,8 @@ func (s *Stats) Total() shard.Stats {
 		sum.Reasons[flow.ReasonFillRingEmpty] += empty
 		sum.Reasons[flow.ReasonRXDropped] += d.Rx_dropped - empty
 		sum.Reasons[flow.ReasonRXRingFull] += d.Rx_ring_full
+		sum.Reasons[flow.ReasonTXDown] += p.Queue.TXDown
+		sum.Reasons[flow.ReasonTXDropped] += p.Queue.TXDropped
 		sum.Reasons[flow.ReasonTXError] += d.Tx_invalid_descs
 	}
 	return sum

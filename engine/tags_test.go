@@ -69,7 +69,7 @@ func TestTagsOnRouterPort(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					return s.Total().Reasons[flow.ReasonElsewhere] == uint64(i+1)
+					return s.Total().Reasons[flow.ReasonNoVLAN] == uint64(i+1)
 				})
 			}
 			// One without a tag passes, so the others would be here before it.

@@ -239,7 +239,7 @@ func (w *worker) admit(h handed, k int) bool {
 	port := w.ports[h.port]
 	port.parse(p, frame, port.checks)
 	if w.forwards && !w.arrange(p, h) {
-		w.drop(flow.ReasonElsewhere, h.desc.Addr)
+		w.drop(flow.ReasonNoVLAN, h.desc.Addr)
 		return false
 	}
 	if p.Kind == packet.Data || p.Kind == packet.Error || p.Kind == packet.Fragmented {

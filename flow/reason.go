@@ -91,6 +91,8 @@ const (
 	ReasonNoChunk       // no free chunk was there for a packet of our own
 	ReasonNoPort        // the other port of the bridge is down or gone
 	ReasonTXRingFull    // the transmit ring of the other port stayed full
+	ReasonTXDown        // the link that it was to leave by was down
+	ReasonTXDropped     // the device that it was to leave by dropped it: it had no carrier, or a full queue
 	ReasonTXError       // the kernel refused the frame
 	ReasonBadDescriptor // the kernel named a frame that does not lie in one chunk
 	ReasonHandoverFull  // the ring to the owning shard is full
@@ -103,6 +105,7 @@ const (
 	ReasonNATFull         // the directory of tuples, which several shards share, has no room for those of its connection
 	ReasonMasquerade      // the interface has no address to masquerade with, or the connection leaves by another than before
 	ReasonOtherHost       // its Ethernet destination is another host's: for that host to forward
+	ReasonNoVLAN          // under VLAN tags that no interface is for
 	ReasonMartian         // an address that no packet comes from or goes to
 	ReasonReversePath     // an answer would leave by another interface (rp_filter)
 	ReasonNotForwarded    // to a group of hosts by its Ethernet address, or from a link-local address to another link
@@ -192,6 +195,8 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonNoChunk:           {"no_chunk", "no free chunk was there for a packet of our own"},
 	ReasonNoPort:            {"no_port", "the other port of the bridge is down or gone"},
 	ReasonTXRingFull:        {"tx_ring_full", "the transmit ring of the other port stayed full"},
+	ReasonTXDown:            {"tx_down", "the link that it was to leave by was down"},
+	ReasonTXDropped:         {"tx_dropped", "the device that it was to leave by dropped it: it had no carrier, or a full queue"},
 	ReasonTXError:           {"tx_error", "the kernel refused the frame"},
 	ReasonBadDescriptor:     {"bad_descriptor", "the kernel named a frame that does not lie in one chunk"},
 	ReasonHandoverFull:      {"handover_full", "the ring to the owning shard is full"},
@@ -201,6 +206,7 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonNATFull:           {"nat_directory_full", "the directory of tuples, which several shards share, has no room for those of its connection"},
 	ReasonMasquerade:        {"masquerade", "the interface has no address to masquerade with, or the connection leaves by another than before"},
 	ReasonOtherHost:         {"other_host", "its Ethernet destination is another host's: for that host to forward"},
+	ReasonNoVLAN:            {"no_vlan", "under VLAN tags that no interface is for"},
 	ReasonMartian:           {"martian", "an address that no packet comes from or goes to"},
 	ReasonReversePath:       {"reverse_path", "an answer would leave by another interface (rp_filter)"},
 	ReasonNotForwarded:      {"not_forwarded", "to a group of hosts by its Ethernet address, or from a link-local address to another link"},

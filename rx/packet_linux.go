@@ -138,8 +138,8 @@ func (q *packetQueue) Transmit(ds []Desc) int {
 				q.stats.TXDown++
 			} else {
 				q.stats.TXErrors++
+				q.stats.Drops.Tx_invalid_descs++ // this socket's name for it
 			}
-			q.stats.Drops.Tx_invalid_descs++ // this socket's name for it
 			n = 1
 		}
 		for _, d := range batch[:n] {

@@ -28,7 +28,8 @@ type QueueStats struct {
 	Received, Transmitted uint64 // frames
 	Polls, Kicks          uint64 // system calls
 	TXBusy                uint64 // EAGAIN, EBUSY: the kernel or the link was short of room
-	TXDown                uint64 // ENETDOWN: the link was down
+	TXDown                uint64 // frames that were not sent since the link was down (ENETDOWN)
+	TXDropped             uint64 // frames that the device dropped: it had no carrier, or a full queue
 	TXErrors              uint64 // any other errno
 	Drops                 unix.XDPStatistics
 }
@@ -55,7 +56,9 @@ type Queue interface {
 	// Complete takes back chunks whose frames were sent and returns how many.
 	Complete(chunks []uint64) int
 	// Kick makes the kernel send what Transmit queued, where it does not by
-	// itself. It gives up after a bounded number of calls; the rest stays queued.
+	// itself. It gives up after a bounded number of calls; the rest stays queued,
+	// unless the link is down: then it is dropped, as the kernel drops its own. Where
+	// the driver reads the ring itself (ZeroCopy) frames are left to it.
 	Kick()
 	// WakeRX makes the kernel look at the fill ring, where it waits to be told.
 	WakeRX()
@@ -126,6 +129,7 @@ func (s *QueueStats) Add(o QueueStats) {
 	s.Kicks += o.Kicks
 	s.TXBusy += o.TXBusy
 	s.TXDown += o.TXDown
+	s.TXDropped += o.TXDropped
 	s.TXErrors += o.TXErrors
 	s.Drops.Rx_dropped += o.Drops.Rx_dropped
 	s.Drops.Rx_invalid_descs += o.Drops.Rx_invalid_descs

@@ -20,6 +20,7 @@ type lab struct {
 	pool *Pool
 	ifi  Interface
 	box  *netlab.NS
+	far  *netlab.NS
 	peer *netlab.Raw
 }
 
@@ -34,23 +35,22 @@ func newLab(t *testing.T) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(l.box.Close)
-	far, err := netlab.NewNS("far")
-	if err != nil {
+	if l.far, err = netlab.NewNS("far"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(far.Close)
-	for _, ns := range []*netlab.NS{l.box, far} {
+	t.Cleanup(l.far.Close)
+	for _, ns := range []*netlab.NS{l.box, l.far} {
 		if err := ns.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := netlab.Join(netlab.Port{NS: l.box, Name: "port"}, netlab.Port{NS: far, Name: "far"}); err != nil {
+	if err := netlab.Join(netlab.Port{NS: l.box, Name: "port"}, netlab.Port{NS: l.far, Name: "far"}); err != nil {
 		t.Fatal(err)
 	}
-	if l.peer, err = far.OpenRaw("far"); err != nil {
+	if l.peer, err = l.far.OpenRaw("far"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(l.peer.Close)
+	t.Cleanup(func() { l.peer.Close() })
 	if err := l.box.Do(func() (err error) { l.ifi, err = LookupInterface("port"); return err }); err != nil {
 		t.Fatal(err)
 	}
@@ -237,8 +237,79 @@ func TestSender(t *testing.T) {
 	if n := q.Transmit(ds); n != len(ds) {
 		t.Fatalf("%d of %d frames were taken by a link that is down", n, len(ds))
 	}
-	if s := q.ReadStats(); s.TXDown != 3 || s.Drops.Tx_invalid_descs != 3 {
+	if s := q.ReadStats(); s.TXDown != 3 || s.Drops.Tx_invalid_descs != 0 {
 		t.Errorf("%+v: three frames were refused", s)
+	}
+	if err := q.Abandon(l.pool.Put); err != nil {
+		t.Error(err)
+	}
+	l.whole(t)
+}
+
+// TestNothingIsSentLate: frames for a link that is down are dropped and counted, and so are
+// those that a device without a carrier takes. None comes later, and every chunk is back.
+func TestNothingIsSentLate(t *testing.T) {
+	l := newLab(t)
+	var q Queue
+	if err := l.box.Do(func() (err error) {
+		q, _, err = OpenQueue(l.umem, l.ifi.Index, 0, nil, nil, QueueOptions{TXBudget: 8})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	number := uint32(0)
+	send := func(n int) (want [][]byte) {
+		var ds []Desc
+		for range n {
+			number++
+			f := frame(number, 100)
+			d := Desc{Addr: l.pool.Peek(1)[0] + Headroom, Len: uint32(len(f))}
+			l.pool.Take(1)
+			copy(l.umem.Frame(d), f)
+			ds, want = append(ds, d), append(want, f)
+		}
+		if n := q.Transmit(ds); n != len(ds) {
+			t.Fatalf("%d of %d frames were taken", n, len(ds))
+		}
+		q.Kick()
+		return want
+	}
+	complete := func() {
+		var addrs [3]uint64
+		for n := q.Complete(addrs[:]); n > 0; n = q.Complete(addrs[:]) {
+			for _, a := range addrs[:n] {
+				l.pool.Put(a)
+			}
+		}
+	}
+	setUp := func(ns *netlab.NS, name string, up bool) {
+		if err := ns.SetUp(name, up); err != nil {
+			t.Fatal(err)
+		}
+	}
+	setUp(l.box, "port", false)
+	send(10)
+	complete()
+	l.whole(t)
+	setUp(l.box, "port", true)
+	l.expect(t, send(5))
+	complete()
+	l.whole(t)
+
+	setUp(l.far, "far", false)
+	send(7)
+	complete()
+	l.whole(t)
+	setUp(l.far, "far", true)
+	l.peer.Close() // it remembers that the link was down
+	var err error
+	if l.peer, err = l.far.OpenRaw("far"); err != nil {
+		t.Fatal(err)
+	}
+	l.expect(t, send(5))
+	complete()
+	if s := q.ReadStats(); s.TXDown != 10 || s.TXDropped != 7 || s.Transmitted != 10 || s.TXErrors != 0 {
+		t.Errorf("%+v: ten frames were for a link that was down, seven for one without a carrier", s)
 	}
 	if err := q.Abandon(l.pool.Put); err != nil {
 		t.Error(err)

@@ -109,6 +109,19 @@ func getsockopt[T any](fd, opt int, v *T) error {
 	return nil
 }
 
+// withdraw takes back the entries of a producer that the kernel has not taken. The kernel
+// must not be reading the ring.
+func (r *ring[T]) withdraw(visit func(T)) (n int) {
+	from := atomic.LoadUint32(r.consumer)
+	for i := from; i != r.head; i++ {
+		visit(r.entries[i&r.mask])
+	}
+	n = int(r.head - from)
+	r.head = from
+	atomic.StoreUint32(r.producer, from)
+	return n
+}
+
 // untaken visits the entries of a producer that the kernel has not taken.
 func (r *ring[T]) untaken(visit func(T)) {
 	for i := atomic.LoadUint32(r.consumer); i != r.head; i++ {

@@ -17,6 +17,8 @@ type xsk struct {
 	fill ring[uint64]
 	comp ring[uint64]
 
+	done []uint64 // chunks of frames that were taken back from the transmit ring
+
 	zeroCopy bool
 	gone     bool
 	Stats    QueueStats
@@ -174,11 +176,17 @@ func (q *xsk) Transmit(ds []Desc) int {
 }
 
 func (q *xsk) Complete(chunks []uint64) int {
-	n := q.comp.filled(len(chunks))
-	if n > 0 {
-		q.comp.take(chunks[:n])
+	n := 0
+	if len(q.done) > 0 {
+		n = copy(chunks, q.done)
+		q.done = append(q.done[:0], q.done[n:]...)
+		chunks = chunks[n:]
 	}
-	return n
+	k := q.comp.filled(len(chunks))
+	if k > 0 {
+		q.comp.take(chunks[:k])
+	}
+	return n + k
 }
 
 // sendBuffer is the size of a socket's send buffer in bytes: copied frames are
@@ -198,16 +206,35 @@ func (q *xsk) Kick() {
 		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(q.fd), 0, 0, unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0, unix.EINTR:
-		case unix.EAGAIN, unix.EBUSY, unix.ENOBUFS:
+		case unix.EBUSY:
+			if !q.zeroCopy { // NET_XMIT_DROP: the frame is complete, and was not sent
+				q.Stats.TXDropped++
+				q.Stats.Transmitted--
+				continue
+			}
+			q.Stats.TXBusy++
+		case unix.EAGAIN, unix.ENOBUFS:
 			q.Stats.TXBusy++
 		case unix.ENETDOWN:
-			q.Stats.TXDown++
+			q.linkDown()
 			return
 		default: // whether the interface is gone, the owner finds out
 			q.Stats.TXErrors++
 			return
 		}
 	}
+}
+
+// linkDown drops what waits to be sent: it would be sent, late and all at once, when the
+// link is up again. In copy mode only our own system calls read the ring.
+func (q *xsk) linkDown() {
+	if q.zeroCopy {
+		q.Stats.TXDown++
+		return
+	}
+	n := q.tx.withdraw(func(d Desc) { q.done = append(q.done, d.Addr) })
+	q.Stats.TXDown += uint64(n)
+	q.Stats.Transmitted -= uint64(n)
 }
 
 func (q *xsk) WakeRX() {
@@ -232,7 +259,7 @@ func (q *xsk) Abandon(put func(addr uint64)) error {
 			put(d.Addr)
 		}
 	}
-	var as [64]uint64
+	var as [64]uint64 // and those of done
 	for n := q.Complete(as[:]); n > 0; n = q.Complete(as[:]) {
 		for _, a := range as[:n] {
 			put(a)
