@@ -4,7 +4,7 @@ GO       ?= go
 LINT      = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 FUZZTIME ?= 60s
 
-.PHONY: build demo test lint race bench perf fuzz kernel pgo generate drift soak-routes ci-stress clean
+.PHONY: build demo test lint race bench perf fuzz kernel pgo generate drift soak soak-routes ci-stress clean
 
 # What git knows of the commit goes into the program, where git knows any.
 VCS = $(if $(shell git rev-parse HEAD 2>/dev/null),auto,false)
@@ -46,6 +46,11 @@ fuzz: ## every fuzz target for FUZZTIME
 	$(GO) test ./policy -run '^$$' -fuzz FuzzCompile -fuzztime $(FUZZTIME) -fuzzminimizetime 10x
 	$(GO) test ./control -run '^$$' -fuzz FuzzRequest -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./conntrack -run '^$$' -fuzz FuzzCommandLine -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
+
+DURATION ?= 10m
+
+soak: ## real hosts, a router and a bridge, reloads and changes for DURATION; every byte accounted for (as root)
+	$(GO) test ./internal/soak -timeout 60m -v -duration $(DURATION)
 
 soak-routes: ## a million routes, two million solicitations, a hundred lost links, random routing (as root)
 	$(GO) test ./mirror -timeout 30m -v -soak

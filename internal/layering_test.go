@@ -50,6 +50,7 @@ var mayImport = map[string][]string{
 	"internal/dialogue":  {"flow", "packet"},
 	"internal/cases":     {"flow", "packet"},
 	"internal/kernel":    {"flow", "packet", "perf/netlab"},
+	"internal/soak":      {"perf/netlab"},
 }
 
 // pure packages get time, randomness and frames from outside: nothing in them

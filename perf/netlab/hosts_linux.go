@@ -115,7 +115,7 @@ func (h *Hosts) Attach(name string, kind Kind) (err error) {
 	case LinuxBridge:
 		err = h.attachBridge(s)
 	default:
-		s.detach = func() error { return h.Box.delete(s.name) }
+		s.detach = func() error { return h.Box.Delete(s.name) }
 		err = Join(Port{NS: h.Box, Name: s.name, Queues: h.options.Queues, Addrs: s.box, Offload: true},
 			Port{NS: s.ns, Name: "eth0", Queues: h.options.Queues, Addrs: s.host, Offload: true})
 	}
@@ -157,24 +157,22 @@ func (h *Hosts) attachTun(s *side) error {
 }
 
 func (h *Hosts) attachBridge(s *side) error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = s.name
-	if err := h.Box.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-		return fmt.Errorf("bridge %s: %w", s.name, err)
+	if err := h.Box.AddBridge(s.name); err != nil {
+		return err
 	}
 	member := s.name + "-1"
-	s.detach = func() error { return errors.Join(h.Box.delete(member), h.Box.delete(s.name)) }
+	s.detach = func() error { return errors.Join(h.Box.Delete(member), h.Box.Delete(s.name)) }
 	if err := Join(Port{NS: h.Box, Name: member, Offload: true}, Port{NS: s.ns, Name: "eth0", Addrs: s.host, Offload: true}); err != nil {
 		return err
 	}
 	if err := h.Box.Enslave(member, s.name); err != nil {
 		return err
 	}
-	return h.Box.configure(s.name, 0, s.box)
+	return h.Box.Configure(s.name, 0, s.box...)
 }
 
-// delete removes a link of the namespace.
-func (ns *NS) delete(name string) error {
+// Delete removes a link of the namespace.
+func (ns *NS) Delete(name string) error {
 	link, err := ns.nl.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
@@ -191,6 +189,16 @@ func (h *Hosts) Close() {
 		h.closers[i]()
 	}
 	h.closers = nil
+}
+
+// AddBridge makes a Linux bridge, which is down and has no members.
+func (ns *NS) AddBridge(name string) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	if err := ns.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		return fmt.Errorf("bridge %s: %w", name, err)
+	}
+	return nil
 }
 
 // Enslave makes a link of the namespace a member of a bridge there.

@@ -45,7 +45,10 @@ func NewNS(name string) (*NS, error) {
 	return ns, nil
 }
 
-// newNS makes a namespace as the kernel does, with its loopback up.
+// NewHost makes a namespace as the kernel does, with its loopback up: IPv6 does all that
+// it does by itself (duplicate address detection, router solicitations, MLD).
+func NewHost(name string) (*NS, error) { return newNS(name) }
+
 func newNS(name string) (*NS, error) {
 	ns := &NS{Name: name, handle: netns.None()}
 	err := onThread(func() error {
@@ -162,7 +165,7 @@ func (p *Port) up() error {
 			return fmt.Errorf("%s: offloads: %w", p.Name, err)
 		}
 	}
-	if err := p.NS.configure(p.Name, 0, p.Addrs); err != nil {
+	if err := p.NS.Configure(p.Name, 0, p.Addrs...); err != nil {
 		return fmt.Errorf("%s: %w", p.Name, err)
 	}
 	return nil

@@ -56,7 +56,7 @@ func (ns *NS) OpenTun(name string, o TunOptions) (*Tun, error) {
 		return nil
 	})
 	if err == nil {
-		err = ns.configure(name, o.MTU, o.Addrs)
+		err = ns.Configure(name, o.MTU, o.Addrs...)
 	}
 	if err != nil {
 		if fd >= 0 {
@@ -67,8 +67,9 @@ func (ns *NS) OpenTun(name string, o TunOptions) (*Tun, error) {
 	return &Tun{os.NewFile(uintptr(fd), name), name}, nil
 }
 
-// configure gives a link its MTU, if that is not 0, and addresses, and brings it up.
-func (ns *NS) configure(name string, mtu int, addrs []string) error {
+// Configure gives a link its MTU, if that is not 0, and addresses in CIDR notation, and
+// brings it up.
+func (ns *NS) Configure(name string, mtu int, addrs ...string) error {
 	link, err := ns.nl.LinkByName(name)
 	if err != nil {
 		return err
