@@ -146,6 +146,8 @@ var settings = []setting{
 		func(s *Settings) *int { return &s.AdaptiveStart }),
 	count("xdpct_adaptive_end", "percent of nf_conntrack_max at which they would reach nothing", 1, 1000,
 		func(s *Settings) *int { return &s.AdaptiveEnd }),
+	flag("xdpct_tcp_exact_rst", "a RST closes a TCP connection only at exactly the next sequence number (RFC 5961); others in the window pass and change nothing",
+		func(s *Settings) *bool { return &s.L4.TCPExactRST }),
 }
 
 const settingPrefix = "net.netfilter."

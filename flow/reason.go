@@ -72,6 +72,7 @@ const (
 
 	ReasonTCPIgnoredState // a packet outside the state, let through to draw an answer
 	ReasonTCPChallenge    // a challenge ACK
+	ReasonTCPNotExact     // a RST in the window, but not at the next sequence number (xdpct_tcp_exact_rst)
 	ReasonTCPSeqBeyond    // more bytes than the window allowed, accepted in case the peer does
 	ReasonTCPSeqBelow     // SEQ is under the lower bound: already acknowledged data retransmitted
 	ReasonTCPAckBelow     // ACK is under the lower bound: possibly overly delayed
@@ -183,6 +184,7 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonVLANTooDeep:       {"vlan_too_deep", "more than two VLAN tags"},
 	ReasonTCPIgnoredState:   {"tcp_ignored_state", "a packet outside the state, let through to draw an answer"},
 	ReasonTCPChallenge:      {"tcp_challenge", "a challenge ACK"},
+	ReasonTCPNotExact:       {"tcp_not_exact", "a RST in the window, but not at the next sequence number (xdpct_tcp_exact_rst)"},
 	ReasonTCPSeqBeyond:      {"tcp_seq_beyond", "more bytes than the window allowed, accepted in case the peer does"},
 	ReasonTCPSeqBelow:       {"tcp_seq_below", "SEQ is under the lower bound: already acknowledged data retransmitted"},
 	ReasonTCPAckBelow:       {"tcp_ack_below", "ACK is under the lower bound: possibly overly delayed"},

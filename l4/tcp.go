@@ -78,7 +78,11 @@ func (cfg *Config) tcp(c *flow.Conn, p *packet.Packet, d flow.Direction, now flo
 		}
 	case flow.TCPClose:
 		if index == flow.TCPRst {
-			next, pass, r = cfg.reset(c, seg, d, old)
+			if cfg.TCPExactRST && synchronised(old) {
+				next, pass, r = cfg.exactReset(c, seg, d, old)
+			} else {
+				next, pass, r = cfg.reset(c, seg, d, old)
+			}
 		}
 	}
 	if pass == toVerdict {

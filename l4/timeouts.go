@@ -89,6 +89,7 @@ type Config struct {
 	TCPLoose            bool  // nf_conntrack_tcp_loose: pick up connections under way
 	TCPBeLiberal        bool  // nf_conntrack_tcp_be_liberal: only RSTs out of window are INVALID
 	TCPIgnoreInvalidRST bool  // nf_conntrack_tcp_ignore_invalid_rst
+	TCPExactRST         bool  // xdpct_tcp_exact_rst: only a RST at exactly the next sequence number closes (RFC 5961, 3.2)
 	TCPMaxRetrans       uint8 // nf_conntrack_tcp_max_retrans
 }
 
