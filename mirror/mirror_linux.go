@@ -201,7 +201,9 @@ func (m *Mirror) Stats() Stats {
 }
 
 // Resolve asks the kernel for a neighbour on an interface of a Table, as a packet that
-// goes there would. It never blocks; what finds no room is not asked for.
+// goes there would. It never blocks; what finds no room (512 are kept) is not asked for. A
+// channel is enough: a worker asks once for each next hop that frames wait for, of which
+// there are at most 256, and a full channel is seen without its lock.
 func (m *Mirror) Resolve(out int, addr netip.Addr) {
 	if t := m.Table(); out >= 0 && out < len(t.Interfaces) && t.Interfaces[out].Index != 0 {
 		m.ask(ask{t.Interfaces[out].Index, addr})
@@ -217,7 +219,8 @@ func (m *Mirror) ask(a ask) {
 
 // Used says by their IDs which neighbours packets were sent to since it was called
 // last. The kernel is asked to confirm those that it is not sure of any more, as it
-// does itself for its own packets (neigh_event_send). It never blocks, and keeps ids.
+// does itself for its own packets (neigh_event_send). It never blocks, and keeps ids. A
+// worker calls it once a second.
 func (m *Mirror) Used(ids []uint32) {
 	select {
 	case m.used <- ids:

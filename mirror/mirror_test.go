@@ -584,3 +584,17 @@ func TestSolicitationFlood(t *testing.T) {
 	l.must("route add 20.0.0.0/8 via 10.1.0.2", "neigh replace 10.1.1.9 lladdr 02:00:00:00:00:09 dev p1")
 	l.agrees("a change after the flood")
 }
+
+// BenchmarkResolve is what it costs a worker to ask for a neighbour, from all CPUs at once,
+// while nobody takes what is asked: a scan of a net is that.
+func BenchmarkResolve(b *testing.B) {
+	m := &Mirror{asks: make(chan ask, 512)}
+	m.table.Store(route.New([]route.Interface{{Name: "p0", Index: 2, Up: true}}))
+	addr := netip.MustParseAddr("10.1.0.2")
+	b.ReportAllocs()
+	b.RunParallel(func(p *testing.PB) {
+		for p.Next() {
+			m.Resolve(0, addr)
+		}
+	})
+}
