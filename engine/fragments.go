@@ -124,6 +124,12 @@ func (w *worker) judgeWhole(frames []handed) {
 		p.Largest, _ = packet.Largest(a.pieces)
 	}
 	w.shard.Process(a.pkt[:], a.verdict[:])
+	if largest, _ := packet.Largest(a.pieces); w.mode == Bridge && v.Action == shard.Accept && int(largest) > w.ports[1-frames[0].port].mtu {
+		for _, h := range frames {
+			w.drop(flow.ReasonTooBig, h.desc.Addr)
+		}
+		return
+	}
 	if w.forwards && v.Action == shard.Accept {
 		w.divide(p, frames, v)
 	} else {
@@ -153,9 +159,12 @@ func (w *worker) dispatch(h handed, l3 uint16, v *shard.Verdict) {
 // if it takes no fragments (ip_fragment).
 func (w *worker) divide(p *packet.Packet, frames []handed, v *shard.Verdict) {
 	a := &w.assembly
-	mtu := packet.MaxDatagram // a bridge does not know better
-	if v.Hop != nil {
+	mtu := packet.MaxDatagram
+	switch {
+	case v.Hop != nil:
 		mtu = v.Hop.MTU
+	case w.mode == Bridge:
+		mtu = w.ports[1-frames[0].port].mtu
 	}
 	divided := p.Divided(mtu)
 	if divided && p.Keeps(a.pieces, mtu) && p.InPlace(a.pieces) {
@@ -166,18 +175,39 @@ func (w *worker) divide(p *packet.Packet, frames []handed, v *shard.Verdict) {
 		}
 		return
 	}
-	if a.fragment == nil {
-		a.fragment = make([]byte, 0, packet.MaxDatagram)
-	}
 	link := a.pieces[0].Frame[:a.pieces[0].L3]
 	if !divided {
 		w.sendBuilt(link, p.Frame[p.L3:int(p.L3)+int(p.Len)], frames[0].port, v)
 	} else {
-		p.Fragments(mtu, a.pieces, a.fragment[:0], func(d []byte) { w.sendBuilt(link, d, frames[0].port, v) })
+		p.Fragments(mtu, a.pieces, a.room(), func(d []byte) { w.sendBuilt(link, d, frames[0].port, v) })
 	}
 	for _, h := range frames {
 		w.release(h.desc.Addr)
 	}
+}
+
+// shorten sends a frame on that is longer than the other port of a bridge takes: in fragments, if
+// it is a datagram of IPv4 that may be cut and there are rules (br_nf_ip_fragment). All else is
+// dropped, and nobody told.
+func (w *worker) shorten(h handed, p *packet.Packet, v *shard.Verdict) {
+	if !w.forwards || p.Family != flow.IPv4 || p.DontFragment() {
+		w.drop(flow.ReasonTooBig, h.desc.Addr)
+		return
+	}
+	link := p.Frame[:p.L3]
+	if !p.Fragments(w.ports[1-h.port].mtu, nil, w.assembly.room(), func(d []byte) { w.sendBuilt(link, d, h.port, v) }) {
+		w.drop(flow.ReasonTooBig, h.desc.Addr)
+		return
+	}
+	w.release(h.desc.Addr)
+}
+
+// room returns an empty buffer for fragments that are built.
+func (a *assembly) room() []byte {
+	if a.fragment == nil {
+		a.fragment = make([]byte, 0, packet.MaxDatagram)
+	}
+	return a.fragment[:0]
 }
 
 // sendBuilt sends a datagram, in a chunk of its own, where a verdict says. link is the

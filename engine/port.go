@@ -316,7 +316,7 @@ func (e *Engine) checkPort(p *port) error {
 		switch {
 		case err == nil:
 			e.rename(p, link.Attrs().Name)
-			return nil
+			return e.setMTU(p, link.Attrs().MTU)
 		case !errors.As(err, &notFound):
 			return err
 		}
@@ -355,6 +355,24 @@ func (e *Engine) rename(p *port, name string) {
 	default:
 		e.log.Info("a port has a new name", "port", p.configured, "before", before, "name", name)
 	}
+}
+
+// setMTU tells the workers the MTU of an interface, if it has changed: a bridge drops what is
+// longer. A router's is that of its routes.
+func (e *Engine) setMTU(p *port, mtu int) error {
+	if p.ifi.MTU == mtu {
+		return nil
+	}
+	at := e.portNumber(p)
+	for _, w := range e.workers {
+		if err := e.ask(context.Background(), w, func(w *worker) bool { w.ports[at].mtu = mtu; return true }); err != nil {
+			return err
+		}
+	}
+	p.mu.Lock()
+	p.ifi.MTU = mtu
+	p.mu.Unlock()
+	return nil
 }
 
 // losePort takes the queues of a vanished interface away from the workers.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/binary"
 	"fmt"
 	"runtime"
 	"sync/atomic"
@@ -14,6 +15,9 @@ import (
 	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
 )
+
+// Lengths of the Ethernet header, and of a VLAN tag in it.
+const ethernetLen, vlanLen = 14, 4
 
 const (
 	// batch is the most frames that are judged at once.
@@ -92,13 +96,32 @@ type workerPort struct {
 	segments *rx.Segments // nil: there are none, or another worker has them
 	checks   packet.Checks
 	noLink   bool       // packets begin with their IP header
+	mtu      int        // of the interface
 	zones    *portZones // nil: the default zone
 	out      []rx.Desc
 }
 
 // open takes an interface into use, or into use again, perhaps as another device.
 func (p *workerPort) open(ifi *rx.Interface, q rx.Queue) {
-	p.queue, p.noLink, p.checks.Partial = q, ifi.NoLink, ifi.Partial
+	p.queue, p.noLink, p.mtu, p.checks.Partial = q, ifi.NoLink, ifi.MTU, ifi.Partial
+}
+
+// takes reports whether a frame that was bridged may leave by the port as it is: as long as the
+// MTU allows (is_skb_forwardable, which leaves room for a tag; br_nf_dev_queue_xmit, which
+// leaves none for what is IP).
+func (p *workerPort) takes(k *packet.Packet) bool {
+	over := len(k.Frame) - ethernetLen - p.mtu
+	if over <= 0 {
+		return true
+	}
+	tag := 0
+	if t := packet.EtherType(binary.BigEndian.Uint16(k.Frame[12:])); t == packet.EtherVLAN || t == packet.EtherQinQ {
+		tag = vlanLen
+	}
+	if k.Family != 0 && int(k.L3) <= ethernetLen+tag {
+		return over <= tag
+	}
+	return over <= tag+vlanLen
 }
 
 // parse reads a frame that came by the port.
@@ -235,6 +258,10 @@ func (w *worker) admit(h handed, k int) bool {
 		w.drop(flow.ReasonBadDescriptor, h.desc.Addr)
 		return false
 	}
+	if w.mode == Bridge && !packet.FromStation(frame) { // br_handle_frame
+		w.drop(flow.ReasonLinkSource, h.desc.Addr)
+		return false
+	}
 	p := &w.pkts[k]
 	port := w.ports[h.port]
 	port.parse(p, frame, port.checks)
@@ -266,7 +293,7 @@ func (w *worker) admit(h handed, k int) bool {
 // arrange prepares a packet for rules and routes; it returns false if it came under VLAN
 // tags that there is no interface for.
 func (w *worker) arrange(p *packet.Packet, h handed) (ok bool) {
-	p.In, p.Largest, ok = int(h.port), 0, true
+	p.In, p.Largest, p.Bridged, ok = int(h.port), 0, w.mode == Bridge, true
 	if w.routing.table != nil {
 		p.In, ok = w.interfaceOf(h.port, p.VLAN)
 		// Of two tags only the outer one has an interface: what is under the inner one is
@@ -309,6 +336,10 @@ func (w *worker) judge(n int) {
 		}
 		if w.ports[h.port].checks.Partial && w.mode != Tap && action == shard.Accept {
 			w.pkts[i].CompleteChecksum()
+		}
+		if w.mode == Bridge && action == shard.Accept && !w.ports[1-h.port].takes(&w.pkts[i]) {
+			w.shorten(h, &w.pkts[i], &w.verdicts[i])
+			continue
 		}
 		w.forward(h, action)
 	}

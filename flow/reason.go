@@ -107,6 +107,7 @@ const (
 	ReasonMasquerade      // the interface has no address to masquerade with, or the connection leaves by another than before
 	ReasonOtherHost       // its Ethernet destination is another host's: for that host to forward
 	ReasonNoVLAN          // under VLAN tags that no interface is for
+	ReasonLinkSource      // its Ethernet source is the address of no station, but of a group, or zero: no bridge forwards it
 	ReasonMartian         // an address that no packet comes from or goes to
 	ReasonReversePath     // an answer would leave by another interface (rp_filter)
 	ReasonNotForwarded    // to a group of hosts by its Ethernet address, or from a link-local address to another link
@@ -209,6 +210,7 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonMasquerade:        {"masquerade", "the interface has no address to masquerade with, or the connection leaves by another than before"},
 	ReasonOtherHost:         {"other_host", "its Ethernet destination is another host's: for that host to forward"},
 	ReasonNoVLAN:            {"no_vlan", "under VLAN tags that no interface is for"},
+	ReasonLinkSource:        {"link_source", "its Ethernet source is the address of no station, but of a group, or zero: no bridge forwards it"},
 	ReasonMartian:           {"martian", "an address that no packet comes from or goes to"},
 	ReasonReversePath:       {"reverse_path", "an answer would leave by another interface (rp_filter)"},
 	ReasonNotForwarded:      {"not_forwarded", "to a group of hosts by its Ethernet address, or from a link-local address to another link"},

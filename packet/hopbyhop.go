@@ -92,6 +92,32 @@ func (p *Packet) HopByHop() (r flow.Reason, code uint8, pointer uint32, answered
 	return flow.NoReason, 0, 0, false
 }
 
+// HopByHopLengths reports whether the lengths of hop-by-hop options are right, which is all that
+// a bridge asks of them (nf_ip6_check_hbh_len): they fill their header, and none says that the
+// datagram is a jumbogram. One of those fits no frame.
+//
+// Valid iff Family is IPv6.
+func (p *Packet) HopByHopLengths() bool {
+	d := p.Frame[p.L3:min(int(p.L3)+int(p.Len), len(p.Frame))]
+	if d[6] != hopByHop {
+		return true
+	}
+	if len(d) < ipv6Len+8 || len(d) < ipv6Len+extensionLen(hopByHop, d[ipv6Len:]) {
+		return false
+	}
+	for o := d[ipv6Len+2 : ipv6Len+extensionLen(hopByHop, d[ipv6Len:])]; len(o) > 0; {
+		if o[0] == hopPad1 {
+			o = o[1:]
+			continue
+		}
+		if len(o) < 2 || len(o) < 2+int(o[1]) || o[0] == hopJumbo {
+			return false
+		}
+		o = o[2+int(o[1]):]
+	}
+	return true
+}
+
 // jumbo makes the checks of ipv6_hop_jumbo, for the option at an offset of the
 // packet. A datagram of more than 65,535 bytes fits no frame here: there is always
 // something wrong.

@@ -1,6 +1,10 @@
 package packet
 
-import "github.com/xdpct/xdpct/flow"
+import (
+	"encoding/binary"
+
+	"github.com/xdpct/xdpct/flow"
+)
 
 // Kind says what is to be done with a packet. The zero Kind is Malformed, so
 // that what was not understood is not let through.
@@ -38,10 +42,12 @@ type Packet struct {
 	VLAN uint16 // of the outermost tag, 0 if there is none
 
 	// In is the interface that the packet came by, and Largest the length of the
-	// largest fragment that it was made of, 0 if of none. Parse leaves both alone:
-	// they are the caller's.
+	// largest fragment that it was made of, 0 if of none. Bridged says that it passes a
+	// bridge, which does not read IPv4 options: all fragments have all of them. Parse leaves
+	// these alone: they are the caller's.
 	In      int
 	Largest uint32
+	Bridged bool
 
 	Family flow.Family
 	Proto  flow.Proto
@@ -121,6 +127,17 @@ func (p *Packet) SetZone(z flow.ZoneID) {
 // destination is the broadcast address or a multicast one (PACKET_BROADCAST,
 // PACKET_MULTICAST). Without a link header it was not.
 func (p *Packet) ToGroup() bool { return p.L3 >= ethernetLen && p.Frame[0]&1 != 0 }
+
+// FromStation reports whether the Ethernet source of a frame is an address that one station may
+// have (is_valid_ether_addr): no group's, and not zero. A frame that is cut off before that
+// passes for one; Parse has more to say of it.
+func FromStation(frame []byte) bool {
+	if len(frame) < ethernetLen {
+		return true
+	}
+	src := binary.BigEndian.Uint64(frame[6:]) >> 16
+	return src>>40&1 == 0 && src != 0
+}
 
 // Tuple returns the packet's own tuple. Valid iff it has a key.
 func (p *Packet) Tuple() flow.Tuple { return p.Key.Oriented(!p.Flipped) }

@@ -106,7 +106,7 @@ func (p *Packet) Scatter(pieces []Piece) {
 		f := q.Frame[q.L3:]
 		if p.Family == flow.IPv4 {
 			copy(f, h[:n])
-			head4(f[:n], int(q.End-q.Offset), q.Offset, q.More, 0)
+			p.head4(f[:n], int(q.End-q.Offset), q.Offset, q.More, 0)
 			continue
 		}
 		id := binary.BigEndian.Uint32(f[n+4:])
@@ -117,14 +117,14 @@ func (p *Packet) Scatter(pieces []Piece) {
 
 // head4 makes an IPv4 header, which is a copy of the whole datagram's, that of the
 // fragment with n bytes from offset on.
-func head4(h []byte, n int, offset uint32, more bool, flags uint16) {
+func (p *Packet) head4(h []byte, n int, offset uint32, more bool, flags uint16) {
 	binary.BigEndian.PutUint16(h[2:], uint16(len(h)+n))
 	field := uint16(offset/8) | flags
 	if more {
 		field |= moreFragments << 8
 	}
 	binary.BigEndian.PutUint16(h[6:], field)
-	if offset > 0 && len(h) > ipv4Len {
+	if offset > 0 && len(h) > ipv4Len && !p.Bridged {
 		fragmentOptions(h)
 	}
 	sumHeader4(h)
@@ -188,7 +188,7 @@ func (p *Packet) Fragments(mtu int, pieces []Piece, buf []byte, yield func(datag
 func (p *Packet) fragmentOf(buf, head, body []byte, offset uint32, more bool, pieces []Piece, flags uint16) []byte {
 	f := append(buf[:0], head...)
 	if p.Family == flow.IPv4 {
-		head4(f, len(body), offset, more, flags)
+		p.head4(f, len(body), offset, more, flags)
 	} else {
 		q := &pieces[0]
 		f = append(f, 0, 0, 0, 0, 0, 0, 0, 0)

@@ -43,9 +43,12 @@ func impossible6(src, dst flow.Addr) bool {
 }
 
 // ip6RcvCore makes the checks of ip6_rcv_core that Parse does not make: of addresses, and
-// of hop-by-hop options. A bridge makes none.
+// of hop-by-hop options. A bridge looks at the lengths of options only (br_validate_ipv6).
 func (s *Shard) ip6RcvCore(t *transit) flow.Reason {
 	if s.forward.Routes == nil {
+		if !t.p.HopByHopLengths() {
+			return flow.ReasonHopByHop
+		}
 		return flow.NoReason
 	}
 	if impossible6(t.came.src, t.came.dst) {

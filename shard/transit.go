@@ -1,6 +1,8 @@
 package shard
 
 import (
+	"net/netip"
+
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
@@ -148,16 +150,26 @@ func endpointsOf(p *packet.Packet) (e endpoints) {
 
 // AddrType implements policy.Env.
 func (t *transit) AddrType(a flow.Addr, f flow.Family, dev int) policy.AddrTypes {
-	k := route.Unicast
 	if f == flow.IPv6 && a.Netip(f).Is4In6() { // of no kind (ipv6_addr_type)
 		return 0
 	}
 	if routes := t.s.forward.Routes; routes != nil {
-		k = routes.KindOf(a, f, dev)
-	} else if a.Netip(f).IsMulticast() {
-		k = route.Multicast
+		return 1 << routes.KindOf(a, f, dev)
 	}
-	return 1 << k
+	return 1 << kindOfAddr(a.Netip(f))
+}
+
+// kindOfAddr is the kind that an address has wherever there are no routes, as for a bridge.
+func kindOfAddr(a netip.Addr) route.Kind {
+	switch {
+	case a.IsMulticast():
+		return route.Multicast
+	case a.IsLoopback():
+		return route.Local
+	case a == limitedBroadcast || a.Is4() && a.As4()[0] == 0: // inet_addr_type
+		return route.Broadcast
+	}
+	return route.Unicast
 }
 
 // Connection implements policy.Env.
