@@ -58,7 +58,7 @@ soak-routes: ## a million routes, two million solicitations, a hundred lost link
 SEEDS ?= 40
 
 kernel: ## random rules and traffic beside the running kernel, SEEDS times (as root)
-	$(GO) test ./internal/kernel -run 'RulesAgree|KernelAgrees' -timeout 60m -seeds $(SEEDS) -v
+	$(GO) test ./internal/kernel -run 'RulesAgree|KernelAgrees|BridgeAgrees' -timeout 60m -seeds $(SEEDS) -v
 
 pgo: ## the profile that guides the build of the program anew
 	$(GO) test ./perf -run '^$$' -bench Engine -benchtime 2x -cpuprofile cmd/xdpct/default.pgo -o /dev/null

@@ -90,7 +90,7 @@ func (g *rulesets) more(table, chain, proto string) string {
 		"-m dscp --dscp-class " + g.pick("EF", "CS1", "BE", "AF41"),
 		"-m connbytes " + g.not() + "--connbytes " + g.pick("1:2", "0:40", "41:") + " --connbytes-dir " + g.pick("original", "reply", "both") + " --connbytes-mode " + g.pick("packets", "bytes", "avgpkt"),
 	}
-	if chain == "PREROUTING" && (table == "raw" || table == "mangle") {
+	if chain == "PREROUTING" && (table == "raw" || table == "mangle") && !g.bridge {
 		all = append(all, "-m rpfilter"+g.pick("", " --loose")+g.pick("", " --validmark")+g.pick("", " --accept-local")+g.pick("", " --invert"))
 	}
 	switch proto {

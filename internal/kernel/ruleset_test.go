@@ -17,6 +17,7 @@ type rulesets struct {
 	// legacy: the rules are for ip_tables
 	legacy    bool
 	connlimit bool // count connections
+	bridge    bool // the rules are for a bridge, which does not translate
 }
 
 func (g *rulesets) pick(s ...string) string { return s[g.r.IntN(len(s))] }
@@ -269,7 +270,7 @@ func (g *rulesets) text() string {
 		{"raw", []string{"PREROUTING"}}, {"mangle", []string{"PREROUTING", "FORWARD", "POSTROUTING"}},
 		{"nat", []string{"PREROUTING", "POSTROUTING"}}, {"filter", []string{"FORWARD"}},
 	} {
-		if g.r.IntN(3) == 0 && t.table != "filter" || t.table == "raw" && g.r.IntN(2) == 0 {
+		if g.r.IntN(3) == 0 && t.table != "filter" || t.table == "raw" && g.r.IntN(2) == 0 || g.bridge && t.table == "nat" {
 			continue
 		}
 		fmt.Fprintf(&b, "*%s\n", t.table)
