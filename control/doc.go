@@ -25,7 +25,8 @@
 //
 // An error is a status of 400 or more and one line of text: 400 what was asked wrongly,
 // 404 no such connection, 409 there is such a one already, 503 too many clients or readers
-// of events. An answer that breaks off in the middle is not complete. In the stream of
+// of events. The answer to a request for events begins when all that happens from then on
+// is in it. An answer that breaks off in the middle is not complete. In the stream of
 // events a line "!lost N" says that N events could not be delivered: whoever then
 // lists the connections knows all there is to know, since what changes after the
 // listing began comes as an event.

@@ -26,7 +26,10 @@ type counted struct{ Tracker }
 
 func (counted) Count(context.Context) (int, error) { return 7, nil }
 
-func (counted) Events(ctx context.Context, _ flow.Filter, _ flow.EventKinds, _ int, _ func(*flow.Event, uint64) error) error {
+func (counted) Events(ctx context.Context, _ flow.Filter, _ flow.EventKinds, _ int, emit func(*flow.Event, uint64) error) error {
+	if err := emit(nil, 0); err != nil {
+		return err
+	}
 	<-ctx.Done()
 	return ctx.Err()
 }

@@ -47,8 +47,9 @@ type Tracker interface {
 	LoadRules(r io.Reader, name string, f flow.Family) error
 
 	// Events delivers events that f selects, of the given kinds, to emit, with
-	// the number lost before each, until ctx ends. With no event for a while it
-	// calls emit with nil. buffer is how many may wait, 0 for the default.
+	// the number lost before each, until ctx ends. When what happens from now on
+	// is delivered, and with no event for a while, it calls emit with nil. buffer
+	// is how many may wait, 0 for the default.
 	Events(ctx context.Context, f flow.Filter, kinds flow.EventKinds, buffer int, emit func(e *flow.Event, lost uint64) error) error
 }
 
@@ -167,9 +168,6 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer give()
-	if err := l.flush(); err != nil {
-		return err
-	}
 	return s.tracker.Events(r.Context(), f, kinds, bytes/eventBytes, func(e *flow.Event, lost uint64) error {
 		if lost > 0 {
 			fmt.Fprintf(l.w, "!lost %d\n", lost)

@@ -198,9 +198,6 @@ func (s *Server) expectEvents(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer give()
-	if err := l.flush(); err != nil {
-		return err
-	}
 	return s.tracker.ExpectEvents(r.Context(), func(k flow.EventKind, x *expect.Expectation, now int64, lost uint64) error {
 		if lost > 0 {
 			fmt.Fprintf(l.w, "!lost %d\n", lost)

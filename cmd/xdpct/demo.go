@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -161,14 +162,20 @@ func dropTime(_ []string, a slog.Attr) slog.Attr {
 func (d *demoNet) show(ctx context.Context, out io.Writer, c *control.Client) error {
 	heading(out, "Events, as 'xdpct events' prints them, while the hosts talk")
 	watch, stop := context.WithCancel(ctx)
-	watched := make(chan error, 1)
+	defer stop()
+	watched, follows := make(chan error, 1), make(chan struct{})
+	watch = httptrace.WithClientTrace(watch, &httptrace.ClientTrace{GotFirstResponseByte: func() { close(follows) }})
 	go func() {
 		watched <- c.Lines(watch, "/v1/events", url.Values{}, func(line []byte) error {
 			_, err := fmt.Fprintf(out, "%s\n", line)
 			return err
 		})
 	}()
-	time.Sleep(200 * time.Millisecond)
+	select {
+	case <-follows:
+	case err := <-watched:
+		return fmt.Errorf("following events: %w", err)
+	}
 	talk, err := d.talk(ctx)
 	stop()
 	<-watched

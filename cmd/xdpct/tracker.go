@@ -28,6 +28,9 @@ type listener struct {
 func (t *tracker) Events(ctx context.Context, f flow.Filter, kinds flow.EventKinds, buffer int, emit func(*flow.Event, uint64) error) error {
 	sub := t.Subscribe(f, kinds, buffer)
 	defer sub.Close()
+	if err := emit(nil, 0); err != nil {
+		return err
+	}
 	const quiet = 100 * time.Millisecond
 	idle := time.NewTimer(quiet)
 	for {
@@ -60,6 +63,9 @@ func (t *tracker) Events(ctx context.Context, f flow.Filter, kinds flow.EventKin
 func (t *tracker) ExpectEvents(ctx context.Context, emit func(flow.EventKind, *expect.Expectation, int64, uint64) error) error {
 	sub := t.SubscribeExpect()
 	defer sub.Close()
+	if err := emit(flow.EventNew, nil, 0, 0); err != nil {
+		return err
+	}
 	quiet := time.NewTicker(100 * time.Millisecond)
 	defer quiet.Stop()
 	for {

@@ -1,7 +1,9 @@
 package testenv
 
 import (
+	"errors"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -41,4 +43,24 @@ func Agrees(t testing.TB, after string, compare func(limit int) ([]string, error
 		diff, err = compare(5)
 		return err == nil && len(diff) == 0
 	})
+}
+
+// Pending returns how many bytes, up to 64, have come on a connection that were not read
+// yet. Unlike a read with a deadline it looks before it gives up.
+func Pending(t testing.TB, c syscall.Conn) (n int) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = raw.Read(func(fd uintptr) bool {
+			n, _, err = syscall.Recvfrom(int(fd), make([]byte, 64), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+			if errors.Is(err, syscall.EAGAIN) {
+				n, err = 0, nil
+			}
+			return true
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
