@@ -88,6 +88,9 @@ type openFunc func(engine.Config, *slog.Logger) (*engine.Engine, error)
 // serve runs an engine with its control socket and metrics until ctx ends.
 // open makes the engine; ready, if not nil, is called when frames flow.
 func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFunc, ready func()) (err error) {
+	hup := make(chan os.Signal, 1) // from the first to the last: it would end the process
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Ignore(syscall.SIGHUP)
 	l, err := control.Listen(ctx, cfg.Control)
 	if err != nil {
 		return err
@@ -124,9 +127,6 @@ func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFu
 	if ready != nil {
 		ready()
 	}
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
 	for {
 		select {
 		case <-ctx.Done():
