@@ -147,7 +147,9 @@ func visit(client, server *netlab.NS, listen, connect string) (seen string, c ne
 		if err != nil {
 			return
 		}
+		defer s.Close()
 		fmt.Fprintln(s, s.RemoteAddr())
+		_, _ = io.Copy(io.Discard, s) // until the client closes
 	}()
 	c, err = in(client, func() (net.Conn, error) { return net.DialTimeout("tcp", connect, 5*time.Second) })
 	if err != nil {
