@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,11 +97,11 @@ func TestCapabilitiesSuffice(t *testing.T) {
 				if link, err := h.Box.Link("left"); err != nil || h.Box.Netlink().LinkDel(link) != nil {
 					t.Fatal("deleting the port left: ", err)
 				}
-				until(t, "the port gone", func() bool { return strings.Contains(said(), "interface is gone") })
+				testenv.Until(t, "the port gone", func() bool { return strings.Contains(said(), "interface is gone") })
 				if err := netlab.Join(netlab.Port{NS: h.Box, Name: "left"}, netlab.Port{NS: h.Left, Name: "eth0"}); err != nil {
 					t.Fatal(err)
 				}
-				until(t, "the port back", func() bool { return strings.Contains(said(), "interface is back") })
+				testenv.Until(t, "the port back", func() bool { return strings.Contains(said(), "interface is back") })
 				if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 					t.Fatal(err)
 				}
@@ -136,16 +135,6 @@ func TestLockedMemory(t *testing.T) {
 	for _, want := range []string{"RLIMIT_MEMLOCK", "is 64 KiB", "ulimit -l", "CAP_IPC_LOCK"} {
 		if !strings.Contains(said(), want) {
 			t.Errorf("the error does not say %q: %s", want, said())
-		}
-	}
-}
-
-// until waits until something is so.
-func until(t *testing.T, what string, so func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !so(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("no %s", what)
 		}
 	}
 }

@@ -108,12 +108,8 @@ func TestDemoReplay(t *testing.T) {
 func TestDemoLive(t *testing.T) {
 	testenv.Root(t)
 	var out strings.Builder
-	begin := time.Now()
 	if err := demoLive(context.Background(), &out); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
-	}
-	if took := time.Since(begin); took > time.Minute {
-		t.Errorf("it took %v", took)
 	}
 	for _, want := range []string{
 		`    \[NEW\] tcp      6 120 SYN_SENT src=10.77.0.1 `,

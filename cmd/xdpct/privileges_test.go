@@ -106,9 +106,9 @@ func TestPrivileges(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			awaitThat(t, "that both are missed", func() bool { return strings.Count(p.stderr.String(), "interface is gone") == 2 })
+			testenv.Until(t, "both are missed", func() bool { return strings.Count(p.stderr.String(), "interface is gone") == 2 })
 			join()
-			awaitThat(t, "that both are back", func() bool {
+			testenv.Until(t, "both are back", func() bool {
 				return strings.Count(p.stderr.String(), "interface is back") == 2 && attached(t, box, "left") && attached(t, box, "right")
 			})
 			check()

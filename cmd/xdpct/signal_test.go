@@ -84,7 +84,7 @@ func TestSignals(t *testing.T) {
 				}
 			}
 			_ = cmd.Process.Signal(sig)
-			watch := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+			watch := time.AfterFunc(testenv.Patience, func() { _ = cmd.Process.Kill() })
 			err = cmd.Wait()
 			if !watch.Stop() {
 				t.Errorf("%s: %v is ignored", c.args, sig)
