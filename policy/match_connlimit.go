@@ -128,14 +128,21 @@ func (c *compiler) connLimit(m *syntax.ConnLimit) []condition {
 	})}
 }
 
-// zone returns the zone that the packet's connection was begun in.
+// zone returns the zone of the packet's connection, in whichever direction it counts
+// (nf_ct_zone): before conntrack has seen the packet the one that CT has named, and none
+// if it has found no connection.
 func (v *View) zone() flow.Zone {
-	if c, x := v.connection(); c != nil {
-		t := c.Tuple(flow.Original, x)
-		return t.L4.Zone()
+	if v.Tracked && v.Conn != &template {
+		for d := range flow.Direction(2) {
+			t := v.Conn.Tuple(d, v.Extra)
+			if z := t.L4.Zone(); z != 0 {
+				return z
+			}
+		}
+		return 0
 	}
 	if v.Zone != nil {
-		return v.Zone.In(flow.Original)
+		return v.Zone.Zone
 	}
 	return 0
 }
@@ -156,9 +163,13 @@ func (c *connCount) count(v *View, key [connKey]uint64) (n uint64, ok bool) {
 	if conn == nil && !v.hasTuple() {
 		return 0, false
 	}
+	known := conn != nil && !(v.Tracked && conn == v.Conn) // but not to the rules: they are table raw's, or the packet is INVALID
 	list := v.Member
-	if !v.Tracked && x != nil {
-		list = x.Counted
+	if known {
+		list = 0
+		if x != nil {
+			list = x.Counted
+		}
 	}
 	n = c.of(key[:])
 	switch {
@@ -166,13 +177,18 @@ func (c *connCount) count(v *View, key [connKey]uint64) (n uint64, ok bool) {
 		return n, true
 	case conn != nil && conn.Status&flow.Assured != 0 && (n > 0 || closed(conn)): // not added (-EEXIST)
 		return n, true
-	case conn != nil && (!v.Tracked || closed(conn)), v.P.Kind != packet.Data, v.Own: // not for longer than this packet
+	case conn != nil && closed(conn), conn == nil && v.P.Kind != packet.Data, v.Own: // not for longer than this packet
 		return n + 1, true
 	}
-	if n, ok = c.add(key[:], 1); ok {
-		v.Member = v.Members.add(v.Member, c, key)
+	if n, ok = c.add(key[:], 1); !ok {
+		return n, false
 	}
-	return n, ok
+	if list = v.Members.add(list, c, key); known {
+		v.Env.Counted(list)
+	} else {
+		v.Member = list
+	}
+	return n, true
 }
 
 // hasTuple reports whether the packet is long enough to have a tuple of its own

@@ -77,6 +77,9 @@ type Env interface {
 	// also if conntrack has not looked at the packet or calls it INVALID; nil if there
 	// is none.
 	Connection() (*flow.Conn, *flow.Extra)
+	// Counted notes which rules count the connection that Connection returned: a list of
+	// the shard's Members.
+	Counted(list uint32)
 	// Log logs the packet as it is now.
 	Log(rule *Log)
 	// ReverseOK reports whether the route back to the source of a packet leaves by the

@@ -109,6 +109,7 @@ func (t *transit) attach() {
 	view.State, view.Dir = t.v.State, t.v.Dir
 	view.Conn, view.Extra = t.conn()
 	view.Tracked = view.Conn != nil
+	view.Zone = nil // the template's: the connection has its own
 	if view.Extra != nil {
 		view.ConnMark, view.Labels = uint32(view.Extra.Mark), view.Extra.Labels
 	}
@@ -177,14 +178,31 @@ func (t *transit) Connection() (*flow.Conn, *flow.Extra) {
 	if t.ref.at != nowhere {
 		return t.conn()
 	}
-	if t.p.Key.L4 == 0 || t.p.Kind == packet.Error {
-		return nil, nil
-	}
-	i, ok := t.s.table.Find(&t.p.Key, t.p.Flipped, t.p.Key.Hash(&t.s.cfg.Secret), t.s.time())
+	i, ok := t.find()
 	if !ok {
 		return nil, nil
 	}
 	return t.s.table.Conn(i), t.s.table.Extra(i)
+}
+
+// find finds the connection in the table that the tuple of a packet belongs to, which
+// conntrack has not seen yet, or calls INVALID; that is looked for outside of any zone.
+func (t *transit) find() (entry uint32, ok bool) {
+	if t.p.Key.L4 == 0 || t.p.Kind == packet.Error || t.tracked && t.p.Key.L4.Zone() != 0 {
+		return 0, false
+	}
+	return t.s.table.Find(&t.p.Key, t.p.Flipped, t.p.Key.Hash(&t.s.cfg.Secret), t.s.time())
+}
+
+// Counted implements policy.Env.
+func (t *transit) Counted(list uint32) {
+	i, ok := t.ref.entry, t.ref.at == inTable
+	if !ok {
+		i, ok = t.find()
+	}
+	if ok {
+		t.s.table.Extend(i).Counted = list
+	}
 }
 
 // PathMTU implements policy.Env.

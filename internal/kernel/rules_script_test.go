@@ -53,3 +53,43 @@ func TestConnBytesAgrees(t *testing.T) {
 		"-A FORWARD -m connbytes ! --connbytes 2:3"+both+"-A FORWARD -m connbytes ! --connbytes 0:"+both+"COMMIT\n",
 		udpDatagram(A, 1, 1, flow.IPv4, 7, 9, 1), udpDatagram(B, 1, 1, flow.IPv4, 9, 7, 1), udpDatagram(A, 1, 1, flow.IPv4, 7, 9, 1), udpDatagram(A, 1, 1, flow.IPv4, 7, 9, 1))
 }
+
+// TestConnlimitUnseenAgrees: rules of table raw, and those that see INVALID packets, count
+// the connection that a packet's tuple belongs to, and go on counting it; an INVALID
+// packet is in no zone (N21).
+func TestConnlimitUnseenAgrees(t *testing.T) {
+	const syn, ack = packet.SYN, packet.ACK
+	counted := func(chain string) (rules string) {
+		for n := range 4 {
+			rules += fmt.Sprintf("-A %s -m connlimit --connlimit-above %d --connlimit-daddr\n", chain, n)
+		}
+		return rules
+	}
+	raw := "*raw\n:PREROUTING ACCEPT [0:0]\n" + counted("PREROUTING") + "COMMIT\n"
+	forward := "*filter\n:FORWARD ACCEPT [0:0]\n" + counted("FORWARD") + "COMMIT\n"
+	zone := "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp --dport 81 -j CT --zone 5\nCOMMIT\n"
+	invalid := func(port uint16) said {
+		s := tcpSegment(A, port, 80, ack, 5, 5)
+		s.d[20+16]++ // the checksum
+		return s
+	}
+	for name, c := range map[string]struct {
+		rules  string
+		script []said
+	}{
+		"raw": {raw, []said{
+			tcpSegment(A, 1000, 80, ack, 100, 7), tcpSegment(B, 80, 1000, ack, 7, 100), // picked up: seen from both sides
+			udpDatagram(A, 1, 1, flow.IPv4, 5, 53, 1), udpDatagram(B, 1, 1, flow.IPv4, 53, 5, 1), udpDatagram(B, 2, 1, flow.IPv4, 53, 5, 1),
+			udpDatagram(A, 1, 1, flow.IPv4, 6, 53, 1), udpDatagram(A, 1, 1, flow.IPv4, 5, 53, 1), udpDatagram(A, 1, 1, flow.IPv4, 7, 53, 1),
+		}},
+		"invalid": {forward, []said{
+			tcpSegment(A, 1000, 80, syn, 100, 0), invalid(1000), invalid(1001), tcpSegment(A, 1002, 80, syn, 100, 0), invalid(1000), invalid(1003),
+		}},
+		"zone": {zone + forward, []said{
+			tcpSegment(A, 1000, 81, syn, 100, 0), tcpSegment(A, 1001, 81, syn, 100, 0), tcpSegment(A, 1002, 81, packet.RST, 9, 0), tcpSegment(A, 1003, 81, syn, 100, 0),
+			tcpSegment(A, 1002, 80, packet.RST, 9, 0), tcpSegment(A, 1000, 80, syn, 100, 0), tcpSegment(A, 1004, 81, packet.RST, 9, 0),
+		}},
+	} {
+		t.Run(name, func(t *testing.T) { agree(t, flow.IPv4, c.rules, slow(c.script)...) })
+	}
+}
