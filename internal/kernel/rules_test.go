@@ -89,7 +89,7 @@ func makeTrial(seed uint64, round int) *trial {
 	}
 	n := rulesActs
 	g := &rulesets{r: r, f: tr.family, legacy: tr.legacy}
-	if round%8 == 3 && on("connlimit") { // nf_conncount looks at its lists once in a jiffy
+	if round%8 == 3 { // nf_conncount looks at its lists once in a jiffy
 		g.connlimit, tr.jiffies, n = true, 1, 120
 	}
 	tr.rules = g.text()
