@@ -36,7 +36,7 @@
 // workers, their chunks are reclaimed, and it is opened again when it is back under its
 // name in the configuration.
 //
-// The order of locks is in CONTRIBUTING.md; a worker takes none.
+// The order of locks is in CONTRIBUTING.md; no packet leads to one.
 package engine
 
 // MaxShards is the most shards that an engine runs: one for each queue.

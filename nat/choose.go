@@ -19,8 +19,8 @@ type Shared struct {
 	Directory *Directory
 }
 
-// NewShared returns what so many shards share that have room for connections, all
-// together. All choices are functions of key. Valid iff 1 <= shards <= MaxShards and
+// NewShared returns what this many shards share, which together have room for this many
+// connections. All choices are functions of key. Valid iff 1 <= shards <= MaxShards and
 // connections >= 1.
 func NewShared(shards, connections int, key Key) *Shared {
 	s := &Shared{key: key, sources: NewSources(connections, key), crowds: crowds{key: key}}
@@ -46,7 +46,7 @@ func (s *Shared) Remove(orig, reply *flow.Tuple) {
 // Freed says that a tuple that a connection had, or that Take took, can be taken again.
 func (s *Shared) Freed(t *flow.Tuple) { s.crowds.gone(t) }
 
-// Crowded reports whether Freed is to be told.
+// Crowded reports whether Freed has anything to do.
 func (s *Shared) Crowded() bool { return s.crowds.used.Load() }
 
 // Allocator chooses mappings for one shard. It is not safe for concurrent use; what it

@@ -14,7 +14,7 @@ import (
 type mapSpace struct {
 	taken map[flow.Tuple]bool
 	asked int
-	ends  map[flow.Tuple]bool // may be taken the hard way
+	ends  map[flow.Tuple]bool // a connection that is about to end has it
 }
 
 func newMapSpace() *mapSpace {

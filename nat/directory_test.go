@@ -169,6 +169,12 @@ func TestDirectoryStress(t *testing.T) {
 	if claimed.Load() < rounds {
 		t.Errorf("%d claims succeeded of %d attempts: too few to say anything", claimed.Load(), shards*rounds)
 	}
+	isEmpty(t, d)
+}
+
+// isEmpty fails the test if a claim is left.
+func isEmpty(t *testing.T, d *Directory) {
+	t.Helper()
 	for b := range d.buckets {
 		for i := range d.buckets[b] {
 			if w := d.buckets[b][i].Load(); w != 0 {

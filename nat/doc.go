@@ -20,8 +20,8 @@
 //   - A connection is on the shard that the hash of its original tuple names, its home;
 //     if it is elsewhere, because its tuple was somebody else's before, the Directory
 //     says where. Packets of both directions come there.
-//   - What Linux's choice is where that is determined is the choice here, with any number
-//     of shards. Where Linux draws a number, the choice is a function of Key, of the
+//   - Where Linux's choice is determined the choice here is the same, with any number of
+//     shards. Where Linux draws a number, the choice is a function of Key, of the
 //     tuple and of the tuples that are taken: the same with any number of shards, too,
 //     but for --random and --random-fully.
 //   - A connection that finds no reply tuple (flow.ReasonNATExhausted) would have found

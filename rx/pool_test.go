@@ -24,40 +24,86 @@ func (o owners) add(t *rapid.T, u *UMEM, addr uint64, where string) {
 	o[chunk] = where
 }
 
+// frameMoves is the state of TestChunksAreConserved.
+type frameMoves struct {
+	u       *UMEM
+	pools   []*Pool
+	queues  [2]*xsk
+	held    []Desc // by the user
+	sending [2][]uint64
+}
+
+const (
+	movesPool = 24 // chunks
+	movesRing = 8  // entries
+)
+
+// reopen makes queue i anew.
+func (m *frameMoves) reopen(t *rapid.T, i int) {
+	s := start(t)
+	m.queues[i] = &xsk{fd: -1, id: i, umem: m.u,
+		rx: fakeRing[Desc](movesRing, s, false), tx: fakeRing[Desc](movesRing, s, true),
+		fill: fakeRing[uint64](movesRing, s, true), comp: fakeRing[uint64](movesRing, s, false)}
+}
+
+// put gives a chunk back to its pool.
+func (m *frameMoves) put(t *rapid.T, addr uint64) {
+	for _, p := range m.pools {
+		if p.Home(addr) {
+			p.Put(addr)
+			return
+		}
+	}
+	t.Fatalf("address %d is of no pool", addr)
+}
+
+// check fails the test unless each chunk is in exactly one place.
+func (m *frameMoves) check(t *rapid.T) {
+	o := owners{}
+	for i, p := range m.pools {
+		for _, addr := range p.free {
+			o.add(t, m.u, addr, fmt.Sprintf("free in pool %d", i))
+			if !p.Home(addr) || addr%m.u.chunk != 0 {
+				t.Fatalf("pool %d has address %d", i, addr)
+			}
+		}
+	}
+	for _, d := range m.held {
+		o.add(t, m.u, d.Addr, "held")
+	}
+	for i, q := range m.queues {
+		q.fill.untaken(func(a uint64) { o.add(t, m.u, a, fmt.Sprintf("in fill ring %d", i)) })
+		q.tx.untaken(func(d Desc) { o.add(t, m.u, d.Addr, fmt.Sprintf("in transmit ring %d", i)) })
+		for k := *q.rx.consumer; k != *q.rx.producer; k++ {
+			o.add(t, m.u, q.rx.entries[k&q.rx.mask].Addr, fmt.Sprintf("in receive ring %d", i))
+		}
+		for k := *q.comp.consumer; k != *q.comp.producer; k++ {
+			o.add(t, m.u, q.comp.entries[k&q.comp.mask], fmt.Sprintf("in completion ring %d", i))
+		}
+		for _, addr := range m.sending[i] {
+			o.add(t, m.u, addr, fmt.Sprintf("being sent by %d", i))
+		}
+	}
+	if len(o) != m.u.Chunks() {
+		t.Fatalf("%d of %d chunks are anywhere: %v", len(o), m.u.Chunks(), maps.Collect(maps.All(o)))
+	}
+}
+
 // TestChunksAreConserved moves frames through two pools and two queues, whose kernel is
 // simulated, and hands them from one pool's core to the other's: after every step each
 // chunk is in exactly one place.
 func TestChunksAreConserved(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		const perPool, ringSize = 24, 8
-		u := fakeUMEM(2 * perPool)
-		pools := []*Pool{NewPool(u, 0, perPool), NewPool(u, perPool, perPool)}
-		var queues [2]*xsk
-		reopen := func(i int) {
-			s := start(t)
-			queues[i] = &xsk{fd: -1, id: i, umem: u,
-				rx: fakeRing[Desc](ringSize, s, false), tx: fakeRing[Desc](ringSize, s, true),
-				fill: fakeRing[uint64](ringSize, s, true), comp: fakeRing[uint64](ringSize, s, false)}
-		}
-		reopen(0)
-		reopen(1)
-		var held []Desc // by the user
-		var sending [2][]uint64
-		put := func(addr uint64) {
-			for _, p := range pools {
-				if p.Home(addr) {
-					p.Put(addr)
-					return
-				}
-			}
-			t.Fatalf("address %d is of no pool", addr)
-		}
+		u := fakeUMEM(2 * movesPool)
+		m := &frameMoves{u: u, pools: []*Pool{NewPool(u, 0, movesPool), NewPool(u, movesPool, movesPool)}}
+		m.reopen(t, 0)
+		m.reopen(t, 1)
 		queue := func(t *rapid.T) int { return rapid.IntRange(0, 1).Draw(t, "queue") }
-		some := func(t *rapid.T) int { return rapid.IntRange(0, ringSize+1).Draw(t, "some") }
+		some := func(t *rapid.T) int { return rapid.IntRange(0, movesRing+1).Draw(t, "some") }
 		t.Repeat(map[string]func(*rapid.T){
-			"refill": func(t *rapid.T) { i := queue(t); pools[i].Refill(queues[i], some(t)) },
+			"refill": func(t *rapid.T) { i := queue(t); m.pools[i].Refill(m.queues[i], some(t)) },
 			"kernel receives": func(t *rapid.T) {
-				q := queues[queue(t)]
+				q := m.queues[queue(t)]
 				for range min(some(t), kernelRoom(&q.rx)) {
 					for _, addr := range kernelTakes(&q.fill, 1) {
 						kernelPuts(&q.rx, Desc{Addr: addr + Headroom, Len: rapid.Uint32Range(1, 1000).Draw(t, "len")})
@@ -65,83 +111,54 @@ func TestChunksAreConserved(t *testing.T) {
 				}
 			},
 			"receive": func(t *rapid.T) {
-				var ds [ringSize + 1]Desc
-				n := queues[queue(t)].Receive(ds[:some(t)])
-				held = append(held, ds[:n]...)
+				var ds [movesRing + 1]Desc
+				n := m.queues[queue(t)].Receive(ds[:some(t)])
+				m.held = append(m.held, ds[:n]...)
 			},
 			"drop": func(t *rapid.T) {
-				n := min(some(t), len(held))
-				for _, d := range held[:n] {
-					put(d.Addr)
+				n := min(some(t), len(m.held))
+				for _, d := range m.held[:n] {
+					m.put(t, d.Addr)
 				}
-				held = held[n:]
+				m.held = m.held[n:]
 			},
 			"transmit": func(t *rapid.T) {
 				i := queue(t)
-				n := min(some(t), len(held))
-				took := queues[i].Transmit(held[:n])
-				held = held[took:]
+				n := min(some(t), len(m.held))
+				took := m.queues[i].Transmit(m.held[:n])
+				m.held = m.held[took:]
 			},
 			"kernel sends": func(t *rapid.T) {
 				i := queue(t)
-				for _, d := range kernelTakes(&queues[i].tx, some(t)) {
-					sending[i] = append(sending[i], d.Addr)
+				for _, d := range kernelTakes(&m.queues[i].tx, some(t)) {
+					m.sending[i] = append(m.sending[i], d.Addr)
 				}
 			},
 			"kernel has sent": func(t *rapid.T) {
 				i := queue(t)
-				n := min(some(t), len(sending[i]), kernelRoom(&queues[i].comp))
-				for _, addr := range sending[i][:n] {
-					kernelPuts(&queues[i].comp, addr)
+				n := min(some(t), len(m.sending[i]), kernelRoom(&m.queues[i].comp))
+				for _, addr := range m.sending[i][:n] {
+					kernelPuts(&m.queues[i].comp, addr)
 				}
-				sending[i] = sending[i][n:]
+				m.sending[i] = m.sending[i][n:]
 			},
 			"complete": func(t *rapid.T) {
-				var addrs [ringSize + 1]uint64
-				for _, addr := range addrs[:queues[queue(t)].Complete(addrs[:some(t)])] {
-					put(addr)
+				var addrs [movesRing + 1]uint64
+				for _, addr := range addrs[:m.queues[queue(t)].Complete(addrs[:some(t)])] {
+					m.put(t, addr)
 				}
 			},
 			"interface goes": func(t *rapid.T) {
 				i := queue(t)
-				if len(sending[i]) > 0 {
+				if len(m.sending[i]) > 0 {
 					t.Skip("the driver has frames in hand: those are lost")
 				}
-				if err := queues[i].Abandon(put); err != nil {
+				if err := m.queues[i].Abandon(func(addr uint64) { m.put(t, addr) }); err != nil {
 					t.Fatal(err)
 				}
-				reopen(i)
+				m.reopen(t, i)
 			},
-			"": func(t *rapid.T) {
-				o := owners{}
-				for i, p := range pools {
-					for _, addr := range p.free {
-						o.add(t, u, addr, fmt.Sprintf("free in pool %d", i))
-						if !p.Home(addr) || addr%u.chunk != 0 {
-							t.Fatalf("pool %d has address %d", i, addr)
-						}
-					}
-				}
-				for _, d := range held {
-					o.add(t, u, d.Addr, "held")
-				}
-				for i, q := range queues {
-					q.fill.untaken(func(a uint64) { o.add(t, u, a, fmt.Sprintf("in fill ring %d", i)) })
-					q.tx.untaken(func(d Desc) { o.add(t, u, d.Addr, fmt.Sprintf("in transmit ring %d", i)) })
-					for k := *q.rx.consumer; k != *q.rx.producer; k++ {
-						o.add(t, u, q.rx.entries[k&q.rx.mask].Addr, fmt.Sprintf("in receive ring %d", i))
-					}
-					for k := *q.comp.consumer; k != *q.comp.producer; k++ {
-						o.add(t, u, q.comp.entries[k&q.comp.mask], fmt.Sprintf("in completion ring %d", i))
-					}
-					for _, addr := range sending[i] {
-						o.add(t, u, addr, fmt.Sprintf("being sent by %d", i))
-					}
-				}
-				if len(o) != u.Chunks() {
-					t.Fatalf("%d of %d chunks are anywhere: %v", len(o), u.Chunks(), maps.Collect(maps.All(o)))
-				}
-			},
+			"": m.check,
 		})
 	})
 }

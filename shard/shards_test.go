@@ -352,6 +352,12 @@ func TestDroppedLeavesNoClaim(t *testing.T) {
 	}
 }
 
+// cameBy is a datagram and the interface that it came by.
+type cameBy struct {
+	in int
+	d  []byte
+}
+
 // TestShardsAtOnce runs four shards at the same time, as workers do: each takes packets
 // that its peers hand to it, and makes some. Whatever they choose at the same moment, no
 // two connections look the same from outside, every answer finds its own, and in the end
@@ -359,30 +365,26 @@ func TestDroppedLeavesNoClaim(t *testing.T) {
 func TestShardsAtOnce(t *testing.T) {
 	const shards, packets, ports, servers = 4, 6000, 4000, 3
 	b := newBox(t, shards, "*nat\n-A POSTROUTING -o outside -p udp -j SNAT --to-source 192.0.2.1:2000-5999\nCOMMIT\n")
-	type frame struct {
-		in int
-		d  []byte
-	}
 	var (
-		inbox   [shards]chan frame
+		inbox   [shards]chan cameBy
 		mu      sync.Mutex
 		seen    = map[string]string{} // by what it looks like from outside: who it is
 		working sync.WaitGroup
 		pending sync.WaitGroup // frames that nobody has judged yet, and shards that make some
 	)
 	for i := range inbox {
-		inbox[i] = make(chan frame, 2*shards*packets) // nobody waits for room
+		inbox[i] = make(chan cameBy, 2*shards*packets) // nobody waits for room
 	}
 	pending.Add(shards)
 	for i, s := range b.shards {
 		s.Tick(1)
-		hand := func(f frame) {
+		hand := func(f cameBy) {
 			p := parse(f.d, f.in)
 			s.Hash(&p)
 			pending.Add(1)
 			inbox[s.OwnerOf(&p)] <- f
 		}
-		judge := func(f frame) {
+		judge := func(f cameBy) {
 			defer pending.Done()
 			p, v := [1]packet.Packet{parse(f.d, f.in)}, [1]Verdict{}
 			s.Hash(&p[0])
@@ -406,12 +408,12 @@ func TestShardsAtOnce(t *testing.T) {
 			}
 			src, dst := p[0].Addrs()
 			sport := uint16(p[0].Frame[34])<<8 | uint16(p[0].Frame[35])
-			hand(frame{outside, udp(dst.Netip(flow.IPv4), src.Netip(flow.IPv4), 53, sport)})
+			hand(cameBy{outside, udp(dst.Netip(flow.IPv4), src.Netip(flow.IPv4), 53, sport)})
 		}
 		working.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(i), 3))
 			for range packets { // all want a few ports of a few servers
-				hand(frame{inside, udp(hostOf(1, 1+r.IntN(100)), hostOf(2, 1+r.IntN(servers)), uint16(2000+r.IntN(500)), 53)})
+				hand(cameBy{inside, udp(hostOf(1, 1+r.IntN(100)), hostOf(2, 1+r.IntN(servers)), uint16(2000+r.IntN(500)), 53)})
 				select {
 				case f := <-inbox[i]:
 					judge(f)
