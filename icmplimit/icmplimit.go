@@ -122,11 +122,26 @@ func (l *Limits) Allow(f flow.Family, typ, code uint8, to flow.Addr, now int64) 
 	if !l.limited(f, typ, code) {
 		return true
 	}
-	if !l.refill(now) || !l.take(f, to, now, int64(rate)) {
+	if !l.refill(now) || rate != 0 && !l.take(f, to, now, int64(rate), peerBurst*int64(rate)) {
 		return false
 	}
 	l.credit.Add(-1) // icmp_global_consume, which takes 0, 1 or 2
 	return true
+}
+
+// The pace of errors about packets that no route is for (net.ipv4.route.error_cost and
+// error_burst, which a network namespace cannot set), in milliseconds.
+const (
+	errorCost  = 1000
+	errorBurst = 5000
+)
+
+// AllowNoRoute reports whether the answer to an IPv4 packet of a host that cannot be
+// routed may be tried at all (ip_error): it takes a token out of the bucket from which Allow
+// takes another. So two are sent at once by default, five if Rate is 0; after that one needs
+// two seconds, and packets that come faster use up what would have let it be sent.
+func (l *Limits) AllowNoRoute(src flow.Addr, now int64) bool {
+	return l.take(flow.IPv4, src, now, errorCost, errorBurst)
 }
 
 // limited reports whether errors of a type are limited (icmpv4_mask_allow,
@@ -165,22 +180,19 @@ func (l *Limits) refill(now int64) bool {
 	return true
 }
 
-// take takes a token out of the bucket of a host (inet_peer_xrlim_allow). A token is
-// rate milliseconds.
-func (l *Limits) take(f flow.Family, to flow.Addr, now, rate int64) bool {
-	if rate == 0 {
-		return true
-	}
+// take takes a token of some milliseconds out of the bucket of a host, in which there are
+// never more than burst milliseconds (inet_peer_xrlim_allow).
+func (l *Limits) take(f flow.Family, to flow.Addr, now, token, burst int64) bool {
 	key := flow.Tuple{Src: to, L4: flow.MakeL4(f, 0, 0, 0, 0)}
 	hash := key.Hash(&l.secret)
 	p := l.peer(hash&(1<<10-1), hash|1)
 	for {
 		old := p.since.Load()
-		since := max(old, now-peerBurst*rate)
-		if now-since < rate {
+		since := max(old, now-burst)
+		if now-since < token {
 			return false
 		}
-		if p.since.CompareAndSwap(old, since+rate) {
+		if p.since.CompareAndSwap(old, since+token) {
 			return true
 		}
 	}

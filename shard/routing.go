@@ -47,19 +47,30 @@ func (s *Shard) routeInput(t *transit) flow.Reason {
 	}
 	switch t.hop.Kind {
 	case route.Prohibit:
-		s.sendError(t, errProhibited)
+		s.ipError(t, errProhibited)
 		return flow.ReasonProhibited
 	case route.Unreachable:
-		s.sendError(t, errUnreachable)
+		s.ipError(t, errUnreachable)
 		return flow.ReasonNoRoute
 	case route.None, route.Throw:
-		s.sendError(t, errNoRoute)
+		s.ipError(t, errNoRoute)
 		return flow.ReasonNoRoute
 	}
 	if !s.lookedUpSource(t) {
 		return flow.ReasonMartian
 	}
 	return flow.NoReason
+}
+
+// ipError answers a packet that cannot be routed (ip_error, ip6_pkt_discard). Those of IPv4
+// have a limit of their own besides.
+func (s *Shard) ipError(t *transit, e icmpError) {
+	if l := s.forward.Errors; l != nil && t.p.Family == flow.IPv4 {
+		if src, _ := t.p.Addrs(); !l.AllowNoRoute(src, s.now) {
+			return
+		}
+	}
+	s.sendError(t, e)
 }
 
 // validateSource refuses packets whose addresses cannot be (ip_route_input_slow,

@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -41,5 +43,44 @@ func TestICMPLimitsAgree(t *testing.T) {
 		if d := kernel - ours; d < -1 || d > 1 {
 			t.Errorf("%v: the kernel sent %d errors in %v, these limits allow %d", f, kernel, time.Since(begin), ours)
 		}
+	}
+}
+
+// TestNoRouteLimitsAgree sends packets without a route, at moments between which tokens
+// come, and compares each answer with what the limits allow (ip_error).
+func TestNoRouteLimitsAgree(t *testing.T) {
+	testenv.Root(t)
+	for _, rate := range []string{"1000", "0"} {
+		t.Run("icmp_ratelimit "+rate, func(t *testing.T) {
+			o, err := NewRouter(map[string]string{"net/ipv4/icmp_ratelimit": rate})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer o.Close()
+			settings := icmplimit.Linux()
+			if rate == "0" {
+				settings.Rate = 0
+			}
+			l := icmplimit.New(settings, &flow.Secret{1, 2, 3, 4, 5, 6, 7})
+			src := A.Host(2, flow.IPv4)
+			d := packet.AppendUDP(nil, packet.IP{Src: src, Dst: netip.MustParseAddr("192.0.2.1")}, 9, 10, nil)
+			kernel := ""
+			ours := ""
+			for _, pause := range []time.Duration{0, 0, 0, 0, 0, 0, 0, 0, 1500, 2200, 0} { // the clock is what is asked
+				time.Sleep(pause * time.Millisecond)
+				out, err := o.Exchange(A, d)
+				if err != nil {
+					t.Fatal(err)
+				}
+				kernel += fmt.Sprint(len(out[A]))
+				now := time.Now().UnixMilli()
+				sent := l.AllowNoRoute(flow.AddrFrom(src), now) && l.Allow(flow.IPv4, 3, 0, flow.AddrFrom(src), now)
+				ours += fmt.Sprint(map[bool]int{true: 1}[sent])
+			}
+			if kernel != ours {
+				t.Errorf("answered by the kernel %s, allowed here %s", kernel, ours)
+			}
+			t.Log(kernel)
+		})
 	}
 }
