@@ -17,8 +17,8 @@ type request struct {
 	step func(w *worker) (done bool)
 	stop bool // the worker ends after this request
 	done chan struct{}
-	// taken says that the worker has begun, or that nobody waits any more: the one
-	// who sets it first has it, so that no step runs behind the back of its asker.
+	// taken says that the worker has begun, or that nobody waits any more: who sets it
+	// first has it, so that no step runs after ask has returned.
 	taken *atomic.Bool
 }
 
@@ -75,7 +75,7 @@ func (e *Engine) ask(ctx context.Context, w *worker, step func(*worker) bool) er
 			return ctx.Err()
 		}
 	}
-	select { // it is at it
+	select { // the worker has begun
 	case <-r.done:
 		return ctx.Err()
 	case <-e.stopped:

@@ -202,8 +202,8 @@ func (m *Mirror) Stats() Stats {
 
 // Resolve asks the kernel for a neighbour on an interface of a Table, as a packet that
 // goes there would. It never blocks; what finds no room (512 are kept) is not asked for. A
-// channel is enough: a worker asks once for each next hop that frames wait for, of which
-// there are at most 256, and a full channel is seen without its lock.
+// channel is enough: a worker asks once for each next hop that frames wait for, and few
+// frames may wait, and a full channel is seen without its lock.
 func (m *Mirror) Resolve(out int, addr netip.Addr) {
 	if t := m.Table(); out >= 0 && out < len(t.Interfaces) && t.Interfaces[out].Index != 0 {
 		m.ask(ask{t.Interfaces[out].Index, addr})
