@@ -246,9 +246,10 @@ func (e *Engine) makeWorkers(n int) error {
 			})
 		}
 		for j := range n {
-			w.inbox, w.homing = append(w.inbox, nil), append(w.homing, nil)
+			w.inbox, w.raw, w.homing = append(w.inbox, nil), append(w.raw, nil), append(w.homing, nil)
 			if j != i {
 				w.inbox[j], w.homing[j] = newSPSC[handed](handoverRing), newSPSC[uint64](4*handoverRing)
+				w.raw[j] = newSPSC[shard.Raw](handoverRing)
 			}
 		}
 	}

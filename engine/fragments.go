@@ -42,7 +42,7 @@ func (w *worker) reassemble(p *packet.Packet, h handed) {
 			return
 		}
 	}
-	w.judgeWhole(d.Frames)
+	w.judgeWhole(d.Frames, nil)
 }
 
 // expireFragments drops fragments that have waited for too long, and sends what the shard
@@ -110,8 +110,9 @@ func (w *worker) assemble(frames []handed) *packet.Packet {
 }
 
 // judgeWhole judges the datagram that assemble has put together last, and sends its
-// fragments where the verdict says.
-func (w *worker) judgeWhole(frames []handed) {
+// fragments where the verdict says. raw is what table raw has said of it, nil if that has
+// not seen it.
+func (w *worker) judgeWhole(frames []handed, raw *shard.Raw) {
 	a := &w.assembly
 	p, v := &a.pkt[0], &a.verdict[0]
 	if w.forwards {
@@ -123,7 +124,18 @@ func (w *worker) judgeWhole(frames []handed) {
 		}
 		p.Largest, _ = packet.Largest(a.pieces)
 	}
-	w.shard.Process(a.pkt[:], a.verdict[:])
+	if raw == nil {
+		w.shard.Process(a.pkt[:], a.verdict[:])
+	} else {
+		w.shard.Resume(p, *raw, v)
+	}
+	if v.Action == shard.HandOver {
+		for i := range frames {
+			frames[i].left = uint8(len(frames) - i)
+		}
+		w.handOn(w.shard.TakeRaw()[0], w.peers[v.Out], frames...)
+		return
+	}
 	if largest, _ := packet.Largest(a.pieces); w.mode == Bridge && v.Action == shard.Accept && int(largest) > w.ports[1-frames[0].port].mtu {
 		for _, h := range frames {
 			w.drop(flow.ReasonTooBig, h.desc.Addr)
@@ -250,13 +262,19 @@ func (w *worker) arrive(from int, h handed) {
 	}
 	frames := a.arriving[from]
 	a.arriving[from] = frames[:0]
+	raw := frames[0].raw
 	for i := range frames {
-		frames[i].left = 0
+		frames[i].left, frames[i].raw = 0, false
 	}
 	whole := w.assemble(frames)
+	if raw {
+		r := w.takeRaw(from)
+		w.judgeWhole(frames, &r)
+		return
+	}
 	if owner := w.shard.OwnerOf(whole); owner != w.id && frames[0].handed < maxHandovers {
 		w.handOverAll(frames, w.peers[owner])
 		return
 	}
-	w.judgeWhole(frames)
+	w.judgeWhole(frames, nil)
 }

@@ -28,6 +28,9 @@ func (r *spsc[T]) push(v T) bool {
 	return true
 }
 
+// room returns how many more entries there is room for. Only the producer may rely on it.
+func (r *spsc[T]) room() int { return len(r.buf) - int(r.tail.Load()-r.head.Load()) }
+
 // pushAll adds all of vs, or none if there is no room for them.
 func (r *spsc[T]) pushAll(vs []T) bool {
 	t := r.tail.Load()

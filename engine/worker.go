@@ -38,6 +38,9 @@ type handed struct {
 	// whole: how many there are from this one on.
 	left   uint8
 	handed uint8 // how often it was handed over
+	// raw says that table raw has seen the frame, and what that has said is the next in
+	// the ring beside.
+	raw bool
 }
 
 // maxHandovers is how often a frame is handed over. Once is the rule; a tuple that has got
@@ -56,9 +59,10 @@ type worker struct {
 	pool   *rx.Pool
 	ports  []*workerPort
 	peers  []*worker
-	inbox  []*spsc[handed] // by sender
-	homing []*spsc[uint64] // chunks of ours that others give back, by sender
-	stray  []uint64        // chunks of others that found no room in their ring
+	inbox  []*spsc[handed]    // by sender
+	raw    []*spsc[shard.Raw] // by sender: what table raw has said of some of them
+	homing []*spsc[uint64]    // chunks of ours that others give back, by sender
+	stray  []uint64           // chunks of others that found no room in their ring
 
 	clock    func() (mono, wall int64) // nanoseconds
 	now      int64                     // milliseconds, monotonic
@@ -241,6 +245,10 @@ func (w *worker) takeHandovers() (frames int) {
 		for _, h := range w.hand[:n] {
 			if h.left > 0 {
 				w.arrive(from, h)
+			} else if h.raw {
+				w.judge(k)
+				k = 0
+				w.resume(from, h)
 			} else if w.admit(h, k) {
 				k++
 			}
@@ -253,24 +261,12 @@ func (w *worker) takeHandovers() (frames int) {
 // admit parses a frame into place k of the batch. It returns false if the frame
 // went elsewhere: to the worker that owns it, or nowhere.
 func (w *worker) admit(h handed, k int) bool {
-	frame := w.umem.Frame(h.desc)
-	if frame == nil {
-		w.drop(flow.ReasonBadDescriptor, h.desc.Addr)
-		return false
-	}
-	if w.mode == Bridge && !packet.FromStation(frame) { // br_handle_frame
-		w.drop(flow.ReasonLinkSource, h.desc.Addr)
-		return false
-	}
 	p := &w.pkts[k]
-	port := w.ports[h.port]
-	port.parse(p, frame, port.checks)
-	if w.forwards && !w.arrange(p, h) {
-		w.drop(flow.ReasonNoVLAN, h.desc.Addr)
+	if !w.parse(p, h) {
 		return false
 	}
 	if p.Kind == packet.Data || p.Kind == packet.Error || p.Kind == packet.Fragmented {
-		if z := port.zones; z != nil {
+		if z := w.ports[h.port].zones; z != nil {
 			p.SetZone(z.of(p))
 		}
 		w.shard.Hash(p)
@@ -286,6 +282,26 @@ func (w *worker) admit(h handed, k int) bool {
 	w.from[k] = h
 	if k%shard.Group == shard.Group-1 {
 		w.shard.Prefetch(w.pkts[k+1-shard.Group : k+1])
+	}
+	return true
+}
+
+// parse parses a frame. It returns false if the frame was dropped.
+func (w *worker) parse(p *packet.Packet, h handed) bool {
+	frame := w.umem.Frame(h.desc)
+	if frame == nil {
+		w.drop(flow.ReasonBadDescriptor, h.desc.Addr)
+		return false
+	}
+	if w.mode == Bridge && !packet.FromStation(frame) { // br_handle_frame
+		w.drop(flow.ReasonLinkSource, h.desc.Addr)
+		return false
+	}
+	port := w.ports[h.port]
+	port.parse(p, frame, port.checks)
+	if w.forwards && !w.arrange(p, h) {
+		w.drop(flow.ReasonNoVLAN, h.desc.Addr)
+		return false
 	}
 	return true
 }
@@ -317,6 +333,44 @@ func (w *worker) handOver(h handed, to *worker) {
 	to.rouse()
 }
 
+// handOn is handOver after table raw has seen the frame, or the datagram that the frames
+// make: to, where its connection is, goes on with it (Shard.Resume), and does not hand it
+// over again.
+func (w *worker) handOn(r shard.Raw, to *worker, frames ...handed) {
+	for i := range frames {
+		frames[i].raw = true
+	}
+	if to.inbox[w.id].room() < len(frames) || !to.raw[w.id].push(r) {
+		for _, h := range frames {
+			w.drop(flow.ReasonHandoverFull, h.desc.Addr)
+		}
+		return
+	}
+	to.inbox[w.id].pushAll(frames)
+	w.loop.HandedOver += uint64(len(frames))
+	to.rouse()
+}
+
+// resume goes on with a frame that another worker has handed over after table raw.
+func (w *worker) resume(from int, h handed) {
+	r := w.takeRaw(from)
+	h.raw = false
+	p := &w.pkts[0]
+	if !w.parse(p, h) {
+		return
+	}
+	w.from[0] = h
+	w.shard.Resume(p, r, &w.verdicts[0])
+	w.conclude(1)
+}
+
+// takeRaw takes what table raw has said of the frame that was taken last.
+func (w *worker) takeRaw(from int) shard.Raw {
+	var r [1]shard.Raw
+	w.raw[from].pop(r[:])
+	return r[0]
+}
+
 // judge runs the first n frames of the batch through the shard and sends each
 // where its verdict says.
 func (w *worker) judge(n int) {
@@ -324,11 +378,23 @@ func (w *worker) judge(n int) {
 		return
 	}
 	w.shard.Process(w.pkts[:n], w.verdicts[:n])
+	w.conclude(n)
+}
+
+// conclude sends the first n frames of the batch, which the shard has judged, where their
+// verdicts say.
+func (w *worker) conclude(n int) {
+	raw := w.shard.TakeRaw()
 	for i := range n {
 		h := w.from[i]
 		action := w.verdicts[i].Action
 		if w.forwards {
 			h.desc.Len = uint32(len(w.pkts[i].Frame)) // rules may have made it longer
+		}
+		if action == shard.HandOver {
+			w.handOn(raw[0], w.peers[w.verdicts[i].Out], h)
+			raw = raw[1:]
+			continue
 		}
 		if w.mode == Router {
 			w.route(h.desc, w.pkts[i].L3, w.pkts[i].In, &w.verdicts[i])

@@ -28,9 +28,8 @@ const MaxShards = 256
 // the same and they have a bucket in common: with b buckets, in 4 of b * 2^46 pairs.
 // What follows is that one of them is refused, and another port is chosen for it.
 //
-// Zones are left out: tuples that differ in nothing but their zone have one owner, and
-// share a word. For rules choose a zone after a frame has come to its shard, so that
-// cannot depend on it.
+// The zone is part of a tuple: two zones may have the rest in common, on one shard or on
+// two.
 type Directory struct {
 	filter  atomic.Pointer[AddrSet]
 	secret  flow.Secret
@@ -90,9 +89,11 @@ type place struct {
 }
 
 func (d *Directory) place(key *flow.Tuple, flipped bool, owner int) place {
-	bare := *key
-	bare.L4 = key.L4.WithZone(0)
-	h := bare.Hash(&d.secret)
+	h := key.Hash(&d.secret)
+	if z := key.L4.Zone(); z != 0 { // Hash leaves the zone out of half of its bits
+		h = (h ^ h>>32) * 0x9fb21c651e98df25
+		h ^= h >> 29
+	}
 	if flipped { // elsewhere: a connection that is not translated claims both
 		h = h*0xd6e8feb86659fd93 ^ h>>32
 	}
@@ -233,8 +234,7 @@ func (d *Directory) Release(key *flow.Tuple, flipped bool, owner int) bool {
 	return true
 }
 
-// Owner returns the shard that has a tuple, in whatever zone; ok is false if none has
-// claimed it.
+// Owner returns the shard that has a tuple; ok is false if none has claimed it.
 func (d *Directory) Owner(key *flow.Tuple, flipped bool) (owner int, ok bool) {
 	p := d.place(key, flipped, 0)
 	for _, b := range [2]int{p.a, p.b} {

@@ -20,17 +20,16 @@ func TestDirectoryModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := NewDirectory(rapid.IntRange(1, 200).Draw(t, "room"), Key{1, 2})
 		type claim struct{ shard, times int }
-		held, total := map[flow.Tuple]claim{}, 0 // by tuple, without the zone
+		held, total := map[flow.Tuple]claim{}, 0 // by tuple, zone and all
 		for range rapid.IntRange(1, 300).Draw(t, "steps") {
 			x := tuple(flow.TCP, "10.1.0.1", "10.2.0.1", rapid.Uint16Range(1, 6).Draw(t, "sport"), 80)
 			if rapid.Bool().Draw(t, "inverse") {
 				x, _ = x.Invert()
 			}
-			bare := x
 			x.L4 = x.L4.WithZone(flow.Zone(rapid.IntRange(0, 2).Draw(t, "zone")))
 			shard := rapid.SampledFrom([]int{0, 1, 255}).Draw(t, "shard")
 			key, flipped := oriented(x)
-			was := held[bare]
+			was := held[x]
 			taken := was.times > 0 && was.shard != shard
 			if owner, ok := d.Owner(&key, flipped); ok != (was.times > 0) || ok && owner != was.shard {
 				t.Fatalf("%v belongs to %d (%v), not %+v", x, owner, ok, was)
@@ -44,7 +43,7 @@ func TestDirectoryModel(t *testing.T) {
 				case (got == Claimed) == taken:
 					t.Fatalf("claiming %v for %d: %v, taken is %v", x, shard, got, taken)
 				case got == Claimed:
-					held[bare] = claim{shard, was.times + 1}
+					held[x] = claim{shard, was.times + 1}
 					total++
 				}
 				continue
@@ -54,9 +53,9 @@ func TestDirectoryModel(t *testing.T) {
 			} else if got {
 				total--
 				if was.times--; was.times == 0 {
-					delete(held, bare)
+					delete(held, x)
 				} else {
-					held[bare] = was
+					held[x] = was
 				}
 			}
 		}
@@ -66,9 +65,43 @@ func TestDirectoryModel(t *testing.T) {
 	})
 }
 
-// TestDirectoryManyZones: a shard may have a tuple as often as there are zones, and keeps
-// it until it has released it as often; with more than can be counted it keeps it.
-func TestDirectoryManyZones(t *testing.T) {
+// TestDirectoryZones: every zone may have a tuple, each on another shard, in a directory
+// that is as full as it is made for; and what one releases the others keep.
+func TestDirectoryZones(t *testing.T) {
+	const zones = 4000
+	d := NewDirectory(zones, Key{1, 2})
+	for flip := range 2 {
+		x := tuple(flow.UDP, "10.1.0.1", "10.2.0.1", 1, 53)
+		if flip == 1 {
+			x, _ = x.Invert()
+		}
+		at := func(zone int) (flow.Tuple, bool) {
+			y := x
+			y.L4 = x.L4.WithZone(flow.Zone(zone))
+			return oriented(y)
+		}
+		for z := range zones {
+			if key, flipped := at(z); d.Claim(&key, flipped, z%7) != Claimed {
+				t.Fatalf("zone %d cannot have it: %+v", z, d.Stats())
+			}
+		}
+		for z := 0; z < zones; z += 2 {
+			if key, flipped := at(z); !d.Release(&key, flipped, z%7) {
+				t.Fatalf("zone %d has lost it", z)
+			}
+		}
+		for z := range zones {
+			key, flipped := at(z)
+			if owner, ok := d.Owner(&key, flipped); ok != (z%2 == 1) || ok && owner != z%7 {
+				t.Fatalf("that of zone %d is %d's (%v)", z, owner, ok)
+			}
+		}
+	}
+}
+
+// TestDirectoryManyTimes: a shard may claim a tuple again, and keeps it until it has
+// released it as often; with more than can be counted it keeps it.
+func TestDirectoryManyTimes(t *testing.T) {
 	for _, times := range []int{2, 254, 300} {
 		d := NewDirectory(1, Key{1, 2})
 		key, flipped := oriented(tuple(flow.UDP, "10.1.0.1", "10.2.0.1", 1, 53))

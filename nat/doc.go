@@ -77,11 +77,19 @@
 // that what begins from then on is claimed; then the connections that there are claim
 // their tuples, a slice between batches; then the rules come into force.
 //
-// The Directory is the arbiter between shards; within a shard its table is. Tuples that
-// differ in their zone alone have one owner: a rule chooses the zone when the frame has
-// long come to its shard. A mapping that would give two zones one tuple on two shards is
-// refused, and another port chosen. And a tuple whose connection has expired is another
-// shard's to take once its owner has seen that, before its next batch.
+// The Directory is the arbiter between shards; within a shard its table is. A tuple whose
+// connection has expired is another shard's to take once its owner has seen that, before
+// its next batch.
+//
+// # Zones
+//
+// The zone is part of a tuple, so two zones may have the rest of one in common, on one
+// shard or on two; that is what Linux does. The zone of a port is known when the frame is
+// looked up. A zone that a rule of table raw chooses is not: the frame has come to a shard
+// by then. So the shard looks again after table raw, if that has chosen a zone and the
+// tuple is concerned, and hands the packet over to the shard that has the tuple in that
+// zone, which goes on where the first one has left off (shard.Shard.Resume). Packets for
+// which no rule chooses a zone pay nothing for this.
 //
 // # Concurrency
 //

@@ -55,7 +55,7 @@ func (s *Shard) confirm(t *transit) flow.Reason {
 // takeOver gives the connection that begins what rules said of it.
 func (s *Shard) takeOver(t *transit) {
 	view, u := &t.view, &t.un
-	timeouts := s.forward.Timeouts[view.Timeout]
+	timeouts := t.timeout
 	if view.ConnMark == 0 && view.Member == 0 && view.Helper == 0 && timeouts == 0 && view.Labels == (flow.Labels{}) && !u.conn.Extended() {
 		return
 	}

@@ -61,5 +61,7 @@
 // whichever direction a packet runs; an ICMP error belongs with the connection that it
 // is about. On a router a shard may have connections whose reply tuple hashes to
 // another: those tuples it has claimed in the directory, which OwnerOf asks first. A
-// frame that arrives elsewhere is handed over (engine).
+// frame that arrives elsewhere is handed over (engine). If table raw chooses a zone in
+// which another shard has claimed the packet's tuple, the packet is handed over after
+// table raw (HandOver, TakeRaw), and that shard goes on (Resume).
 package shard

@@ -55,6 +55,7 @@ type forwarding struct {
 	members policy.Members // which rules count which connections
 
 	own    []Own
+	raw    []Raw  // of packets that are to be handed over
 	pieces []byte // of datagrams in own that were cut from others
 	piece  []byte // one of them, while it is made
 	// Redirects that were sent, IPv4 and IPv6.

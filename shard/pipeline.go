@@ -13,9 +13,14 @@ func (s *Shard) traverse(t *transit) flow.Reason {
 	if r := s.rcvCore(t); r != flow.NoReason {
 		return r
 	}
-	if r := s.rawPrerouting(t); r != flow.NoReason {
+	if r := s.rawPrerouting(t); r != flow.NoReason || t.v.Action == HandOver {
 		return r
 	}
+	return s.traverseTracked(t)
+}
+
+// traverseTracked is traverse from conntrack on.
+func (s *Shard) traverseTracked(t *transit) flow.Reason {
 	if r := s.conntrackIn(t); r != flow.NoReason {
 		return r
 	}
@@ -161,10 +166,13 @@ func (s *Shard) rawPrerouting(t *transit) flow.Reason {
 	if t.tracked {
 		return flow.NoReason
 	}
-	t.noTrack = t.view.NoTrack
+	t.noTrack, t.timeout = t.view.NoTrack, s.forward.Timeouts[t.view.Timeout]
 	if z := t.view.Zone; z != nil && *z != (flow.ZoneID{}) && t.p.Kind != packet.Untracked {
 		t.p.SetZone(*z)
 		s.Hash(t.p)
+		if owner, ok := s.elsewhere(t.p); ok && !t.noTrack {
+			s.handOver(t, owner)
+		}
 	}
 	return flow.NoReason
 }

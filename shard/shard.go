@@ -72,6 +72,7 @@ const (
 	Hold     // a fragment that waits for the rest; a Shard never says so
 	Host     // for this host itself
 	Replaced // dropped, but sent on in pieces (Shard.TakeOwn)
+	HandOver // the connection is that of shard Verdict.Out, which is to go on (TakeRaw, Resume)
 )
 
 func (a Action) String() string {
@@ -84,6 +85,8 @@ func (a Action) String() string {
 		return "host"
 	case Replaced:
 		return "replaced"
+	case HandOver:
+		return "hand over"
 	}
 	return "drop"
 }
@@ -105,7 +108,7 @@ type Verdict struct {
 	Expires flow.Millis
 	// Out is the interface by which an accepted packet leaves, and Hop its next hop,
 	// valid until the next Process or SetForwarding. Both are set iff the shard forwards, Hop iff
-	// there are routes.
+	// there are routes. Of a packet that is to be handed over Out is the shard.
 	Out int
 	Hop *route.Hop
 }
@@ -315,6 +318,10 @@ func (s *Shard) expectPaths(from, to int) {
 // count is the one place where a verdict becomes a counter.
 func (s *Shard) count(p *packet.Packet, v *Verdict) {
 	st := &s.stats
+	if v.Action == HandOver { // it counts where it is judged
+		st.Packets--
+		return
+	}
 	st.Bytes += uint64(len(p.Frame))
 	st.States[v.State]++
 	if v.Reason != flow.NoReason {

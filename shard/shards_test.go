@@ -85,7 +85,15 @@ func (b *box) pass(in int, datagram []byte) ([]byte, Verdict) {
 	p[0].Parse(f, len(f), packet.Checks{Transport: true})
 	p[0].In = in
 	b.shards[0].Hash(&p[0])
-	b.shards[b.shards[0].OwnerOf(&p[0])].Process(p[:], v[:])
+	s := b.shards[b.shards[0].OwnerOf(&p[0])]
+	s.Process(p[:], v[:])
+	if v[0].Action == HandOver {
+		r := s.TakeRaw()
+		if len(r) != 1 {
+			panic("nothing is handed over")
+		}
+		b.shards[v[0].Out].Resume(&p[0], r[0], &v[0])
+	}
 	if v[0].Action != Accept {
 		return nil, v[0]
 	}
@@ -148,7 +156,7 @@ func answerTo(r *rand.Rand, d []byte) []byte {
 	if !ok {
 		return nil
 	}
-	ip := packet.IP{Src: t.Src.Netip(flow.IPv4), Dst: t.Dst.Netip(flow.IPv4)}
+	ip := packet.IP{Src: t.Src.Netip(flow.IPv4), Dst: t.Dst.Netip(flow.IPv4), TTL: uint8(63 + r.IntN(2))}
 	if r.IntN(8) == 0 {
 		return packet.AppendICMP(nil, ip, 3, 3, 0, d)
 	}
@@ -183,17 +191,60 @@ var natRules = []string{
 	"-A PREROUTING -i inside -p tcp -j DNAT --to-destination :52\n-A POSTROUTING -o outside -p udp -j SNAT --to-source :9000-9003\n",
 }
 
+// zoneRules are such rules, and others that choose zones: for packets of some hosts, and
+// for answers by what connections have nothing to do with.
+var zoneRules = []string{
+	"*raw\n-A PREROUTING -i inside -s 10.1.0.0/29 -j CT --zone 5\n-A PREROUTING -i outside -m ttl --ttl-eq 63 -j CT --zone 5\nCOMMIT\n" +
+		"*nat\n-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1\nCOMMIT\n",
+	"*raw\n-A PREROUTING -i inside -s 10.1.0.0/29 -j CT --zone-orig 7\n-A PREROUTING -i outside -m ttl --ttl-eq 63 -j CT --zone-orig 7\nCOMMIT\n" +
+		"*nat\n-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1-192.0.2.2\nCOMMIT\n",
+	"*raw\n-A PREROUTING -i outside -m ttl --ttl-eq 63 -j MARK --set-mark 6\n-A PREROUTING -s 10.1.0.0/29 -j CT --zone 5\n-A PREROUTING -s 10.1.0.8 -j CT --zone 9\n-A PREROUTING -i outside -p 99 -j CT --zone 9\nCOMMIT\n" +
+		"*mangle\n-A PREROUTING -m mark --mark 6 -j TTL --ttl-set 9\nCOMMIT\n" +
+		"*nat\n-A PREROUTING -i inside -d 10.2.0.1 -j DNAT --to-destination 10.2.0.2\n-A POSTROUTING -o outside -p udp -j SNAT --to-source 192.0.2.1:9000-9007\n-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1\nCOMMIT\n",
+	"*raw\n-A PREROUTING -i inside -s 10.1.0.0/30 -j CT --zone-reply 3\n-A PREROUTING -i outside -m ttl --ttl-eq 63 -j CT --zone 3\n-A PREROUTING -i outside -p tcp -j CT --notrack\nCOMMIT\n" +
+		"*nat\n-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1\nCOMMIT\n",
+	"*raw\n-A PREROUTING -m statistic --mode nth --every 3 --packet 0 -j CT --zone 5\nCOMMIT\n" +
+		"*nat\n-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1\n-A PREROUTING -i outside -d 10.1.0.1 -j DNAT --to-destination 10.1.0.2\nCOMMIT\n",
+}
+
+// distinct fails t if two connections of the box have a tuple in common, zone and all.
+func (b *box) distinct(t *testing.T) {
+	t.Helper()
+	of := map[flow.Tuple]flow.Record{}
+	for _, s := range b.shards {
+		s.Walk(0, 1<<20, func(i uint32, _ *flow.Conn) bool {
+			r := s.Record(i)
+			both := []flow.Tuple{r.Orig, r.Reply}
+			if r.Orig == r.Reply {
+				both = both[:1]
+			}
+			for _, x := range both {
+				if other, ok := of[x]; ok {
+					t.Errorf("%d shards: %v has two connections: %v > %v and %v > %v", len(b.shards), x, r.Orig, r.Reply, other.Orig, other.Reply)
+				}
+				of[x] = r
+			}
+			return false
+		})
+	}
+}
+
 // TestAnyNumberOfShards: one, two and four shards make the same of the same packets, byte
 // for byte (F9): ports are kept where they are free, DNAT leaves source ports alone,
-// protocols without ports work for every pair of addresses; and when everything is
-// gone, nothing is claimed any more.
+// protocols without ports work for every pair of addresses; zones that rules choose may
+// have the same tuples, on one shard or on two; no two connections of a zone have a
+// tuple in common; and when everything is gone, nothing is claimed any more.
 func TestAnyNumberOfShards(t *testing.T) {
 	const packets = 1500
-	for i, rules := range natRules {
+	var all []string
+	for _, rules := range natRules {
+		all = append(all, "*nat\n"+rules+"COMMIT\n")
+	}
+	for i, rules := range append(all, zoneRules...) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			var boxes []*box
 			for _, n := range []int{1, 2, 4} {
-				boxes = append(boxes, newBox(t, n, "*nat\n"+rules+"COMMIT\n"))
+				boxes = append(boxes, newBox(t, n, rules))
 			}
 			r := rand.New(rand.NewPCG(uint64(i), 17))
 			var sent [][]byte // that left, by output interface
@@ -221,6 +272,7 @@ func TestAnyNumberOfShards(t *testing.T) {
 				}
 			}
 			for _, b := range boxes {
+				b.distinct(t)
 				if b.len() != boxes[0].len() {
 					t.Errorf("%d shards have %d connections, one %d", len(b.shards), b.len(), boxes[0].len())
 				}

@@ -58,6 +58,7 @@ type transit struct {
 	hasHop bool
 	// noTuple says why the connection that begins has no reply tuple.
 	noTuple flow.Reason
+	timeout uint16 // policy that table raw has named, 0: none
 
 	options packet.Options // of its IPv4 header, as far as they were read
 
@@ -76,7 +77,7 @@ type endpoints struct {
 func (t *transit) reset(s *Shard, p *packet.Packet, n int, v *Verdict) {
 	t.s, t.p, t.v, t.n = s, p, v, n
 	t.ref, t.tracked, t.noTrack = connRef{}, false, false
-	t.code, t.hop, t.hasHop, t.noTuple = nil, route.Hop{}, false, flow.NoReason
+	t.code, t.hop, t.hasHop, t.noTuple, t.timeout = nil, route.Hop{}, false, flow.NoReason, 0
 	t.options = packet.Options{}
 	e := endpointsOf(p)
 	t.came, t.routed = e, e

@@ -351,8 +351,14 @@ func (d *device) judge(p []packet.Packet, out *[2][][]byte) {
 	d.shards[0].Hash(&p[0])
 	s := d.shards[d.shards[0].OwnerOf(&p[0])]
 	s.Process(p, v[:])
-	d.last = v[0]
 	d.take(s, out)
+	if v[0].Action == shard.HandOver {
+		r := s.TakeRaw()
+		s = d.shards[v[0].Out]
+		s.Resume(&p[0], r[0], &v[0])
+		d.take(s, out)
+	}
+	d.last = v[0]
 }
 
 // take sends what a shard itself has to say, but for redirects of IPv6 (see Oracle.Clear).

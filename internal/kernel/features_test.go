@@ -23,7 +23,6 @@ var known = map[string]string{
 	"dstzero6":     "masquerading to :: takes another source (docs/parity.md)",
 	"gredamaged":   "GRE of unknown versions under translation",
 	"zonereply":    "a zone for replies alone, of which some packets of the same addresses and ports know nothing (docs/parity.md)",
-	"zonenat":      "with several shards, zones that only some connections have",
 }
 
 var onlyFeatures = flag.String("features", "", "features to take although they are known to differ, by name, with commas between; all: all of them")

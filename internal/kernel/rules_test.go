@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -93,9 +92,6 @@ func makeTrial(seed uint64, round int) *trial {
 		g.connlimit, tr.jiffies, n = true, 1, 120
 	}
 	tr.rules = g.text()
-	if strings.Contains(tr.rules, "CT --zone") && !on("zonenat") {
-		tr.shards = shardCounts[:1]
-	}
 	tr.acts = (&traffic{r: r, f: tr.family, lab: &tr.lab, legacy: tr.legacy}).acts(n)
 	return tr
 }
