@@ -265,7 +265,7 @@ func (w *worker) admit(h handed, k int) bool {
 	if !w.parse(p, h) {
 		return false
 	}
-	if p.Kind == packet.Data || p.Kind == packet.Error || p.Kind == packet.Fragmented {
+	if p.Key.L4 != 0 || p.Kind == packet.Fragmented {
 		if z := w.ports[h.port].zones; z != nil {
 			p.SetZone(z.of(p))
 		}
