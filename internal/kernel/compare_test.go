@@ -162,7 +162,7 @@ type translations struct {
 	kernel, device map[endpoint]uint16 // what the other has chosen
 	drawn          [2]map[drawn]bool   // ports that each chose at random, kernel first
 	ranges         [][2]uint16         // that rules give
-	random         bool                // rules ask for ports at random: that which the source has is one of them
+	random         []randomRule        // rules that draw a port for each connection
 	Drawn, Evaded  int                 // choices at random, and those because another's choice was in the way
 }
 
@@ -182,15 +182,61 @@ type drawn struct {
 
 var portRange = regexp.MustCompile(`--to-(?:source|destination|ports) \S*?:?(\d+)-(\d+)(?:/\d+)?(?:\s|$)`)
 
+// randomRule is a rule with --random or --random-fully: the port of each connection is
+// drawn, and may happen to be the one that the source has.
+type randomRule struct {
+	proto string // -p of the rule, as it is written; "": any
+	ports [2]uint16
+	wide  bool // no ports are named
+}
+
+var (
+	withRandom = regexp.MustCompile(`(?m)^-A .* --random(-fully)?( .*)?$`)
+	ofProto    = regexp.MustCompile(` -p (\S+)`)
+)
+
+func newRandomRule(line string) (r randomRule) {
+	if m := ofProto.FindStringSubmatch(line); m != nil && !strings.Contains(line, "! -p") {
+		r.proto = m[1]
+	}
+	r.wide = true
+	if m := portRange.FindStringSubmatch(line); m != nil {
+		r.ports, r.wide = portsOf(m), false
+	}
+	return r
+}
+
+// mayDraw reports whether one random choice may come to either of two ports.
+func (t *translations) mayDraw(p flow.Proto, a, b uint16) bool {
+	for _, r := range t.random {
+		switch {
+		case r.proto != "" && r.proto != strings.ToLower(p.String()) && r.proto != "ipv6-icmp":
+		case r.wide && t.alike(p, a, b), !r.wide && within(r.ports, a) && within(r.ports, b):
+			return true
+		}
+	}
+	return false
+}
+
+func within(r [2]uint16, p uint16) bool { return r[0] <= p && p <= r[1] }
+
+// portsOf returns what portRange has found.
+func portsOf(m []string) [2]uint16 {
+	lo, _ := strconv.ParseUint(m[1], 10, 16)
+	hi, _ := strconv.ParseUint(m[2], 10, 16)
+	return [2]uint16{uint16(lo), uint16(hi)}
+}
+
 func newTranslations(rules string) *translations {
-	t := &translations{kernel: map[endpoint]uint16{}, device: map[endpoint]uint16{}, random: strings.Contains(rules, "--random")}
+	t := &translations{kernel: map[endpoint]uint16{}, device: map[endpoint]uint16{}}
 	for i := range t.drawn {
 		t.drawn[i] = map[drawn]bool{}
 	}
 	for _, m := range portRange.FindAllStringSubmatch(rules, -1) {
-		lo, _ := strconv.ParseUint(m[1], 10, 16)
-		hi, _ := strconv.ParseUint(m[2], 10, 16)
-		t.ranges = append(t.ranges, [2]uint16{uint16(lo), uint16(hi)})
+		t.ranges = append(t.ranges, portsOf(m))
+	}
+	for _, line := range withRandom.FindAllString(rules, -1) {
+		t.random = append(t.random, newRandomRule(line))
 	}
 	return t
 }
@@ -198,7 +244,7 @@ func newTranslations(rules string) *translations {
 // alike reports whether two ports are such as one and the same choice may come to.
 func (t *translations) alike(p flow.Proto, a, b uint16) bool {
 	for _, r := range t.ranges {
-		if r[0] <= a && a <= r[1] && r[0] <= b && b <= r[1] {
+		if within(r, a) && within(r, b) {
 			return true
 		}
 	}
@@ -241,7 +287,7 @@ func (t *translations) check(p *pair) string {
 	}
 	kd, xd := drawn{p.k.proto, p.k.addr, p.k.port}, drawn{p.x.proto, p.x.addr, p.x.port}
 	switch {
-	case t.random && t.alike(p.k.proto, p.k.port, p.x.port): // one may have drawn the port of the source
+	case t.mayDraw(p.k.proto, p.k.port, p.x.port): // one may have drawn the port of the source
 		t.Drawn++
 	case p.wasSent && p.k.port == p.sent[0]: // the kernel kept it
 		if !t.drawn[1][drawn{p.x.proto, p.x.addr, p.k.port}] {

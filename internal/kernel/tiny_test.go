@@ -65,3 +65,21 @@ func tinyAgree(t *testing.T, f flow.Family, text string) {
 		}
 	}
 }
+
+// TestMayDraw: only where a rule draws a port for each connection may that be, by chance,
+// the port that the source has.
+func TestMayDraw(t *testing.T) {
+	tr := newTranslations("-A POSTROUTING -p tcp -j SNAT --to-source 10.1.1.60:2000-2400 --random\n-A POSTROUTING -p udp -j SNAT --to-source 10.1.1.60:3000-3400\n-A POSTROUTING -p sctp -j SNAT --to-source 10.1.1.60 --random-fully\n")
+	for _, c := range []struct {
+		p    flow.Proto
+		a, b uint16
+		want bool
+	}{
+		{flow.TCP, 2010, 2075, true}, {flow.TCP, 2010, 2401, false}, {flow.UDP, 2010, 2075, false},
+		{flow.UDP, 3001, 3002, false}, {flow.SCTP, 53, 162, true}, {flow.SCTP, 53, 5000, false},
+	} {
+		if got := tr.mayDraw(c.p, c.a, c.b); got != c.want {
+			t.Errorf("%v, %d and %d: %v", c.p, c.a, c.b, got)
+		}
+	}
+}
