@@ -16,7 +16,8 @@
 // before everything that was kept is read, since the kernel drops all until then, and
 // says so but once. The subscription is read on meanwhile, and what it said since the
 // dump began is applied once more to the outcome: each message has the whole of what it
-// is about, so that the last one counts, whether the dump has seen it or not. A dump
+// is about, so that the last one counts, whether the dump has seen it or not; and a dump
+// of routes begins when what was told of before is done (socket.awaitChanges). A dump
 // that the kernel marks as interrupted, or during which messages were lost, is done
 // again, later each time, and its outcome taken only if several were interrupted. A
 // subscription that ends is made again for as long as it takes; what it said before

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -134,10 +135,41 @@ type routeState struct {
 	decode routes       // with what they share
 }
 
+// awaitChanges waits until what the kernel tells of already has been done. It tells that a
+// route of IPv4 is removed before it removes it (fib_table_delete), and in between may
+// wait for who reads what it tells (netlink_broadcast yields to one whose room is half
+// full): a dump, which takes no lock, would find the route, which nobody tells of again.
+// All that time it holds the RTNL lock, as it does to answer this.
+func (s *socket) awaitChanges() error {
+	const loopback = 1 // its index, in every network namespace
+	body := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(body[4:], loopback)
+	if err := s.send(unix.RTM_GETLINK, 0, body); err != nil {
+		return fmt.Errorf("asking for a link: %w", err)
+	}
+	for {
+		b, err := s.receive(nil, 1)
+		if err != nil {
+			return fmt.Errorf("reading a link: %w", err)
+		}
+		for m, err := range messages(b) {
+			if err != nil {
+				return err
+			}
+			if m.seq == s.seq { // also if it is an error
+				return nil
+			}
+		}
+	}
+}
+
 // readRoutes lists the routes of all tables. The error may be errInterrupted: then
 // there is a routeState that may have holes.
 func (d *dumper) readRoutes() (*routeState, error) {
 	r := &routeState{table: route.New(nil)}
+	if err := d.sockets[Routes].awaitChanges(); err != nil {
+		return nil, fmt.Errorf("routes: %w", err)
+	}
 	interrupted := false
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		body := make([]byte, unix.SizeofRtMsg)
