@@ -57,6 +57,7 @@ type Program struct {
 	nat     [2]bool // there is a table nat
 	key     nat.Key // of the hashes of what matches remember
 	seeds   uint64  // how many were taken from it
+	traces  bool    // a rule traces packets
 }
 
 // seed returns a seed for the next store, which says nothing about those of others but
@@ -81,6 +82,7 @@ type chain struct {
 	table, name string
 	rules       []rule
 	policy      Verdict // of a chain of the table itself
+	trace       []Log   // of packets that are traced, by rule, and at its end; nil if none are
 	count       int     // of the policy
 }
 
@@ -157,6 +159,13 @@ func Compile(v4, v6 *syntax.Ruleset, interfaces []string, key nat.Key, before *P
 		}
 		errs = append(errs, c.errs...)
 	}
+	for _, chains := range p.hooks {
+		for _, c := range chains {
+			if p.traces {
+				traceAll(c)
+			}
+		}
+	}
 	return p, errors.Join(errs...)
 }
 
@@ -213,6 +222,11 @@ func wrongHook(r *syntax.Rule, h Hook) error {
 	point := hookNames[h][1]
 	if t, ok := r.Target.(interface{ Hooks() []string }); ok && !slices.Contains(t.Hooks(), point) {
 		return fmt.Errorf("%s is reached from %s", r.Target.Name(), point)
+	}
+	for _, m := range r.Matches {
+		if h, ok := m.(interface{ Hooks() []string }); ok && !slices.Contains(h.Hooks(), point) {
+			return fmt.Errorf("-m %s as it is given is reached from %s", m.Name(), point)
+		}
 	}
 	return nil
 }

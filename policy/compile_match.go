@@ -130,6 +130,8 @@ func (*compiler) otherMatch(m syntax.Match) (conds []condition, ok bool) {
 		return nil, true
 	case *syntax.CPU:
 		return cpu(m), true
+	case *syntax.DevGroup:
+		return devGroup(m), true
 	case *syntax.DSCP:
 		return dscp(m), true
 	case *syntax.ECN:
@@ -174,12 +176,16 @@ func (*compiler) otherMatch(m syntax.Match) (conds []condition, ok bool) {
 // Every target of the syntax has its case; TestEveryTargetCompiles holds that.
 func (c *compiler) target(t syntax.Target) (action, error) {
 	switch t := t.(type) {
+	case *syntax.Audit:
+		return audit(t), nil
 	case *syntax.Classify, *syntax.FillChecksum:
 		// Classes are for queues of the kernel, which forwarded packets do not pass, and
 		// partial checksums are completed before rules see a packet.
 		return action{}, nil
 	case *syntax.CT:
 		return setCT(t), nil
+	case *syntax.HMark:
+		return hmark(t), nil
 	case *syntax.Log:
 		return logPacket(t), nil
 	case *syntax.NAT:
@@ -206,6 +212,8 @@ func (c *compiler) target(t syntax.Target) (action, error) {
 		return setTOS(t), nil
 	case *syntax.StripTCPOptions:
 		return stripTCPOptions(t), nil
+	case *syntax.Trace:
+		return c.trace(), nil
 	case *syntax.Verdict:
 		return action{verdict: verdictOf(t.Name())}, nil
 	}

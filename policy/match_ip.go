@@ -133,6 +133,14 @@ func linkType(p *packet.Packet) string {
 	return "broadcast"
 }
 
+// devGroup compiles xt_devgroup. Groups may change while a connection lives.
+func devGroup(m *syntax.DevGroup) []condition {
+	holds := func(g *syntax.GroupMask, v *View, dev int) bool {
+		return !g.Set || ((v.Env.Group(dev)^g.V)&g.Mask == 0) != g.Not
+	}
+	return []condition{varying(func(v *View) bool { return holds(&m.Src, v, v.In) && holds(&m.Dst, v, v.Out) })}
+}
+
 // frag compiles ip6t_frag: datagrams are whole when rules see them, so it never holds.
 func frag(*syntax.Frag) []condition {
 	return []condition{pure(func(*View) bool { return false })}

@@ -16,6 +16,9 @@ func (p *Program) Run(h Hook, v *View) Verdict {
 	if r := c.run(v); r != Continue {
 		return r
 	}
+	if v.traced {
+		c.traceOf(v, len(c.rules))
+	}
 	v.count(c.count)
 	return c.policy
 }
@@ -40,6 +43,9 @@ func (c *chain) run(v *View) Verdict {
 		if v.dropped { // an inverted match holds of a packet that it drops
 			return Drop
 		}
+		if v.traced {
+			c.traceOf(v, i)
+		}
 		var verdict Verdict
 		switch {
 		case r.jump != nil:
@@ -54,6 +60,9 @@ func (c *chain) run(v *View) Verdict {
 		if verdict != Continue {
 			return verdict
 		}
+	}
+	if v.traced && c.count < 0 {
+		c.traceOf(v, len(c.rules))
 	}
 	return Continue
 }

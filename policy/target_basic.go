@@ -35,6 +35,12 @@ func nfLog(t *syntax.NFLog) action {
 	return logs(&Log{Prefix: t.Prefix.S, Group: int(t.Group.N), Level: 6})
 }
 
+// audit compiles AUDIT: the kernel's records of audit are not to be had here, so the same
+// is logged as LOG does.
+func audit(t *syntax.Audit) action {
+	return logs(&Log{Prefix: "audit: type=" + t.Type.S + " ", Group: -1, Level: 6})
+}
+
 // setMark compiles MARK.
 func setMark(t *syntax.SetMark) action {
 	return action{do: func(v *View) Verdict {

@@ -53,6 +53,7 @@ type View struct {
 	Timeout    string // policy by name, "" for none
 	masquerade bool   // NAT is of a MASQUERADE
 	cut        bool   // the extension headers break off before the protocol
+	traced     bool   // TRACE has matched
 	dropped    bool   // a match drops the packet (xt_action_param.hotdrop)
 
 	// Members are the shard's, and Member is the list of those rules that count the
@@ -80,6 +81,8 @@ type Env interface {
 	// Counted notes which rules count the connection that Connection returned: a list of
 	// the shard's Members.
 	Counted(list uint32)
+	// Group returns the group of an interface, 0 if it has none.
+	Group(dev int) uint32
 	// Log logs the packet as it is now.
 	Log(rule *Log)
 	// ReverseOK reports whether the route back to the source of a packet leaves by the

@@ -194,7 +194,7 @@ func (s *Shard) conntrackIn(t *transit) flow.Reason {
 		return t.v.Reason
 	}
 	t.attach()
-	if t.ref.at == inTable && t.p.Kind == packet.Data {
+	if t.ref.at == inTable && t.p.Kind == packet.Data && !t.view.Traced() {
 		pa, _ := s.path(s.table.Conn(t.ref.entry), t.ref.entry, t.v.Dir)
 		t.code = s.code(pa, t.p.In)
 	}

@@ -113,7 +113,7 @@ func (s *Shard) shortcut(p *packet.Packet, v *Verdict, entry uint32) bool {
 // just judged: that is, whether it came far enough to know how it leaves, and is not
 // the one that began its connection.
 func (s *Shard) specialises(t *transit) bool {
-	return t.code == nil && t.ref.at == inTable && t.view.Conn != &t.un.conn && t.p.Kind == packet.Data &&
+	return t.code == nil && !t.view.Traced() && t.ref.at == inTable && t.view.Conn != &t.un.conn && t.p.Kind == packet.Data &&
 		t.view.Out >= 0 && s.forward.paths[t.ref.entry][t.v.Dir].code != noCode
 }
 

@@ -232,6 +232,14 @@ func (t *transit) InAddr(dev int, f flow.Family, to flow.Addr) (flow.Addr, bool)
 	return routes.Interfaces[dev].Source(f, next)
 }
 
+// Group implements policy.Env. The ports of a bridge are in none.
+func (t *transit) Group(dev int) uint32 {
+	if routes := t.s.forward.Routes; routes != nil && dev >= 0 && dev < len(routes.Interfaces) {
+		return uint32(routes.Interfaces[dev].Group)
+	}
+	return 0
+}
+
 // ReverseOK implements policy.Env (rpfilter_lookup_reverse). A bridge has no routes to
 // ask, and lets everything be.
 func (t *transit) ReverseOK(r policy.Reverse) bool {

@@ -85,10 +85,12 @@ func (g *rulesets) more(table, chain, proto string) string {
 		"-m u32 --u32 \"" + g.pick("0>>22&0x3C@0>>16=0x35", "2&0xFFFF=0x100:0x300", "6&0xFF=6", "0>>22&0x3C@12>>26&0x3C@0=0", "4&0x3FFF=0:0x3000", "9=1") + "\"",
 		"-m time " + g.pick("--datestart 2020-01-01", "--datestop 2020-01-01", "--timestart 00:00:00 --timestop 23:59:59", "--monthdays 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31"),
 		"-m helper " + g.not() + "--helper ftp",
-		"-m devgroup " + g.not() + g.pick("--src-group 0", "--src-group 0x1/0x3"),
 		fmt.Sprintf("-m connlabel --label %d%s", n(0, 5), g.pick("", " --set")),
 		"-m dscp --dscp-class " + g.pick("EF", "CS1", "BE", "AF41"),
 		"-m connbytes " + g.not() + "--connbytes " + g.pick("1:2", "0:40", "41:") + " --connbytes-dir " + g.pick("original", "reply", "both") + " --connbytes-mode " + g.pick("packets", "bytes", "avgpkt"),
+	}
+	if chain == "PREROUTING" || chain == "FORWARD" { // chains of one's own are reached from others, too
+		all = append(all, "-m devgroup "+g.not()+g.pick("--src-group 0", "--src-group 0x1/0x3"))
 	}
 	if chain == "PREROUTING" && (table == "raw" || table == "mangle") && !g.bridge {
 		all = append(all, "-m rpfilter"+g.pick("", " --loose")+g.pick("", " --validmark")+g.pick("", " --accept-local")+g.pick("", " --invert"))
@@ -114,7 +116,7 @@ func (g *rulesets) more(table, chain, proto string) string {
 	if v6 {
 		all = append(all, "-m frag --fragmore", "-m frag --fragid 0:4294967295 --fraglast", "-m rt "+g.not()+"--rt-type "+g.pick("0", "2"), "-m rt --rt-segsleft "+g.pick("0", "1"),
 			"-m hbh "+g.pick("--hbh-len 8", "--hbh-opts 5:2", "--hbh-opts 1:4"), "-m dst "+g.pick("--dst-len 8", "--dst-opts 1:4"),
-			"-m ipv6header "+g.pick("--header hop,dst --soft", "--header tcp,auth --soft", "--header ipv6-opts,prot"))
+			"-m ipv6header "+g.pick("--header hop,dst --soft", "--header auth,prot --soft", "--header ipv6-opts,prot"))
 	}
 	m := all[r.IntN(len(all))]
 	if !supports(g.f, table, chain, protoOption(proto)+m) || strings.Contains(m, "--fragid") && !g.legacy {
@@ -173,7 +175,7 @@ func (g *rulesets) moreTargets(table, chain, proto, base string) string {
 		all = []string{
 			"MARK --and-mark 0x2", "MARK --or-mark 0x4", "MARK --xor-mark 0x1", "CONNMARK --set-xmark 0x8/0xc", "CONNMARK --save-mark --nfmask 0x3 --ctmask 0xff",
 			"CONNMARK --restore-mark --nfmask 0x0 --ctmask 0x4", "CONNMARK --and-mark 0xf", "CONNMARK --or-mark 0x1", "CONNMARK --xor-mark 0x2",
-			"TOS --and-tos 0x3c", "TOS --or-tos 0x04", "TOS --xor-tos 0x10", "DSCP --set-dscp-class AF41", "DSCP --set-dscp 0",
+			"HMARK --hmark-tuple src,dst --hmark-mod 4 --hmark-rnd 9", "HMARK --hmark-src-prefix 24 --hmark-proto-mask 0xff --hmark-mod 3 --hmark-offset 1 --hmark-rnd 5", "TOS --and-tos 0x3c", "TOS --or-tos 0x04", "TOS --xor-tos 0x10", "DSCP --set-dscp-class AF41", "DSCP --set-dscp 0",
 		}
 		if chain != "PREROUTING" {
 			all = append(all, "CLASSIFY --set-class 0001:0002")

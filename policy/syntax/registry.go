@@ -17,6 +17,7 @@ var matches = map[string]kind[Match]{
 	"conntrack":  both(func(f flow.Family) Match { return newConntrack(f) }),
 	"cpu":        both(func(flow.Family) Match { return &CPU{} }),
 	"dccp":       both(func(flow.Family) Match { return newDCCP() }),
+	"devgroup":   both(func(flow.Family) Match { return &DevGroup{} }),
 	"dscp":       both(func(flow.Family) Match { return &DSCP{} }),
 	"dst":        v6("", func(flow.Family) Match { return &Opts{Dst: true} }),
 	"ecn":        both(func(flow.Family) Match { return newECN() }),
@@ -69,6 +70,7 @@ var impliedNames = map[flow.Proto]string{
 // (docs/adding-a-match.md).
 var targets = map[string]kind[Target]{
 	"ACCEPT":      both(func(flow.Family) Target { return &Verdict{"ACCEPT"} }),
+	"AUDIT":       both(func(flow.Family) Target { return newAudit() }),
 	"CHECKSUM":    both(func(flow.Family) Target { return &FillChecksum{} }),
 	"CLASSIFY":    both(func(flow.Family) Target { return &Classify{} }),
 	"CONNMARK":    both(func(flow.Family) Target { return newSetConnMark() }),
@@ -79,6 +81,7 @@ var targets = map[string]kind[Target]{
 	"DSCP":        both(func(flow.Family) Target { return &SetDSCP{} }),
 	"ECN":         v4("", func(flow.Family) Target { return newSetECN() }),
 	"HL":          v6("TTL", func(flow.Family) Target { return newSetHops("HL") }),
+	"HMARK":       both(func(f flow.Family) Target { return newHMark(f) }),
 	"LOG":         both(func(flow.Family) Target { return newLog() }),
 	"MARK":        both(func(flow.Family) Target { return &SetMark{} }),
 	"MASQUERADE":  both(func(f flow.Family) Target { return newMasquerade(f) }),
@@ -93,5 +96,6 @@ var targets = map[string]kind[Target]{
 	"TCPMSS":      both(func(flow.Family) Target { return newSetMSS() }),
 	"TCPOPTSTRIP": both(func(flow.Family) Target { return &StripTCPOptions{} }),
 	"TOS":         both(func(flow.Family) Target { return newSetTOS() }),
+	"TRACE":       both(func(flow.Family) Target { return &Trace{} }),
 	"TTL":         v4("HL", func(flow.Family) Target { return newSetHops("TTL") }),
 }
