@@ -60,8 +60,8 @@ type Program struct {
 	traces  bool    // a rule traces packets
 }
 
-// seed returns a seed for the next store, which says nothing about those of others but
-// to who has the key.
+// seed returns a seed for the next store. Without the key nothing about the seeds of other
+// stores follows from it.
 func (p *Program) seed() (s [2]uint64) {
 	p.seeds++
 	for i := range s { // SplitMix64, over both words of the key

@@ -12,7 +12,7 @@ import (
 // of 8192 buckets).
 const hashMax = 8 * 8192
 
-// tableName is by what hashlimit tables are told apart.
+// tableName identifies a hashlimit table.
 type tableName struct {
 	name   string
 	family flow.Family
