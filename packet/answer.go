@@ -18,11 +18,19 @@ const (
 // Answerable reports whether an ICMP error about p may be sent at all (icmp_send,
 // icmpv6_send; RFC 1122, 3.2.2): not about an ICMP error, nor about what came to or
 // from more than one host.
-func (p *Packet) Answerable() bool {
+func (p *Packet) Answerable() bool { return !p.ToGroup() && p.HasSender() }
+
+// Unrecognised reports whether an IPv6 option at an offset of the datagram is one that its
+// sender is to be told of if it is not known, whomever the packet was sent to (opt_unrec;
+// RFC 8200, 4.2: the two highest bits are 10).
+func (p *Packet) Unrecognised(at uint32) bool {
+	i := int(p.L3) + int(at)
+	return p.Family == flow.IPv6 && i < len(p.Frame) && p.Frame[i]&0xc0 == 0x80
+}
+
+// HasSender is Answerable for an error that is sent even if the frame went to a group.
+func (p *Packet) HasSender() bool {
 	src, dst := p.Addrs()
-	if p.ToGroup() {
-		return false
-	}
 	s, d := src.Netip(p.Family), dst.Netip(p.Family)
 	if !s.IsValid() || s.IsUnspecified() || s.IsMulticast() || s.IsLoopback() || d.IsMulticast() {
 		return false

@@ -28,6 +28,9 @@ var (
 	errTimeExceeded    = icmpError{v4: icmpType{11, 0}, v6: icmpType{3, 0}} // ICMP_EXC_TTL, ICMPV6_EXC_HOPLIMIT
 )
 
+// errUnknownOption is ICMPV6_PARAMPROB, ICMPV6_UNK_OPTION.
+var errUnknownOption = icmpType{4, packet.ProblemOption}
+
 // errTooBig is ICMP_FRAG_NEEDED and ICMPV6_PKT_TOOBIG.
 func errTooBig(mtu int) icmpError {
 	return icmpError{v4: icmpType{3, 4}, v6: icmpType{2, 0}, info: uint32(mtu)}
@@ -63,7 +66,7 @@ func (s *Shard) reject(t *transit, r flow.Reason) flow.Reason {
 // (nf_reject_bridge).
 func (s *Shard) sendError(t *transit, e icmpError) {
 	f, p := &s.forward, t.p
-	if !p.Answerable() {
+	if !p.Answerable() && !(e.v6 == errUnknownOption && p.Unrecognised(e.info) && p.HasSender()) {
 		return
 	}
 	to, self := p.Addrs()
