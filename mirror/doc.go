@@ -11,7 +11,7 @@
 // # What can be lost, and how it comes back
 //
 // A subscription may lose messages (ENOBUFS), and some changes the kernel never tells:
-// IPv4 routes vanish with their interface in silence. Each time, the state that may be
+// IPv4 routes vanish with their interface, or its last address, in silence. Each time, the state that may be
 // wrong is dirty, and read anew by a full dump on a socket of its own; after ENOBUFS not
 // before everything that was kept is read, since the kernel drops all until then, and
 // says so but once. The subscription is read on meanwhile, and what it said since the

@@ -496,8 +496,13 @@ func (m *Mirror) notice(k message) {
 			delete(m.up, l.index)
 		}
 	case unix.RTM_DELADDR:
-		if _, p, ok := decodeAddr(k); ok {
-			m.suspect(0, p.Addr())
+		if index, p, ok := decodeAddr(k); ok {
+			if !p.Addr().Is4() {
+				index = 0
+			}
+			// With the last one of a link go all routes by it, in silence (fib_disable_ip);
+			// whether it is the last one is not known in time.
+			m.suspect(index, p.Addr())
 		}
 	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
 		if m.decode.objects {
