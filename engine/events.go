@@ -76,17 +76,26 @@ type hub struct {
 	workers []*worker
 	mu      sync.Mutex
 	subs    map[*Subscription]bool
+	over    bool // the engine has stopped: there are no subscriptions any more
 }
 
 // Subscribe starts a subscription to events of the given kinds about connections
 // that f selects. At least buffer of them may wait for a reader. Close it.
+//
+// When the engine stops C is closed; of an engine that has stopped it is from the start.
 //
 // A subscriber that is too slow loses events, and Lost says how many. If it then
 // lists the connections, it knows all there is to know: what changes after the
 // listing began comes as an event.
 func (e *Engine) Subscribe(f flow.Filter, kinds flow.EventKinds, buffer int) *Subscription {
 	s := &Subscription{C: make(chan flow.Event, max(buffer, eventQueueSize)), want: want{f, kinds}, hub: &e.hub}
-	e.hub.change(func() { e.hub.subs[s] = true })
+	e.hub.change(func() {
+		if e.hub.over {
+			close(s.C)
+			return
+		}
+		e.hub.subs[s] = true
+	})
 	return s
 }
 
@@ -126,7 +135,9 @@ func (e *Engine) distribute() {
 					close(s.C)
 				}
 				clear(e.hub.subs)
+				e.hub.over = true
 			})
+			e.expectHub.end()
 			return
 		case <-tick.C:
 		}
@@ -190,13 +201,30 @@ type ExpectSubscription struct {
 type expectHub struct {
 	mu   sync.Mutex
 	subs map[*ExpectSubscription]bool
+	over bool // the engine has stopped
 }
 
-// SubscribeExpect starts a subscription to events about expectations. Close it.
+// end ends all subscriptions, and those to come.
+func (h *expectHub) end() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.subs {
+		close(s.C)
+	}
+	clear(h.subs)
+	h.over = true
+}
+
+// SubscribeExpect starts a subscription to events about expectations. Close it. When the
+// engine stops C is closed.
 func (e *Engine) SubscribeExpect() *ExpectSubscription {
 	s := &ExpectSubscription{C: make(chan ExpectEvent, eventQueueSize), hub: &e.expectHub}
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
+	if s.hub.over {
+		close(s.C)
+		return s
+	}
 	s.hub.subs[s] = true
 	return s
 }

@@ -72,7 +72,10 @@ func (t *tracker) ExpectEvents(ctx context.Context, emit func(flow.EventKind, *e
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case e := <-sub.C:
+		case e, ok := <-sub.C:
+			if !ok {
+				return nil
+			}
 			if err := emit(e.Kind, &e.Expectation, e.Now, sub.Lost()); err != nil {
 				return err
 			}
