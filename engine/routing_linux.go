@@ -114,8 +114,8 @@ func (r *router) portOpened() {
 // until the engine stops.
 func (r *router) follow() {
 	e := r.e
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
+	look := time.NewTimer(time.Second)
+	defer look.Stop()
 	for {
 		var err error
 		select {
@@ -125,14 +125,21 @@ func (r *router) follow() {
 			err = r.adopt()
 		case <-r.opened:
 			err = r.tell()
-		case <-tick.C:
+		case <-look.C:
+			began := time.Now()
 			err = r.poll()
+			look.Reset(pollPause(time.Since(began)))
 		}
 		if err != nil && !errors.Is(err, errStopped) {
 			e.say("following the kernel's routes", err)
 		}
 	}
 }
+
+// pollPause is how long the ports of the host's sockets are not looked at after that took so
+// long: a second, and longer on a host with so many sockets that it would take more than a
+// twentieth of a CPU.
+func pollPause(took time.Duration) time.Duration { return max(time.Second, 19*took) }
 
 // adopt puts the newest Table into force. If interfaces have new names the rules are
 // compiled for them.
