@@ -28,8 +28,10 @@ type port struct {
 	program *rx.Program  // nil while the interface is gone
 	// segments are of the last program. The first worker reads them, so they outlive it.
 	segments *rx.Segments
-	queues   []rx.Queue // none is nil while there is a program
-	trouble  string     // the last error, so that it is said once
+	queues   []rx.Queue      // none is nil while there is a program
+	trouble  string          // the last error, so that it is said once
+	busy     time.Time       // since when its queues, or the place of its program, are another's
+	past     rx.ProgramStats // of programs that are gone
 }
 
 // txBudget is how many frames one system call may send in copy mode.
@@ -85,7 +87,7 @@ func (e *Engine) closePorts() (err error) {
 func (e *Engine) openPort(p *port) error {
 	for i, w := range e.workers {
 		free := w.pool.Peek(rx.RingSize)
-		q, took, err := e.openQueue(&p.ifi, i, free)
+		q, took, err := e.openQueueSoon(&p.ifi, i, free)
 		if err != nil {
 			return err
 		}
@@ -120,6 +122,19 @@ func (e *Engine) portNumber(p *port) int {
 // of a process that was killed, in its own time.
 const bindPatience = 5 * time.Second
 
+// openQueueSoon is openQueue, but waits for another socket to go.
+func (e *Engine) openQueueSoon(ifi *rx.Interface, queue int, free []uint64) (rx.Queue, int, error) {
+	for deadline := time.Now().Add(bindPatience); ; time.Sleep(10 * time.Millisecond) {
+		q, took, err := e.openQueue(ifi, queue, free)
+		if err == nil || !isBusy(err) || time.Now().After(deadline) || e.ending() {
+			return q, took, err
+		}
+	}
+}
+
+// isBusy reports whether a queue, or the place for an XDP program, is another's.
+func isBusy(err error) bool { return errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) }
+
 // openQueue opens a queue on the shared UMEM. For a shard that none of the interface's
 // receive queues is for it is one that only transmits.
 func (e *Engine) openQueue(ifi *rx.Interface, queue int, free []uint64) (rx.Queue, int, error) {
@@ -128,12 +143,7 @@ func (e *Engine) openQueue(ifi *rx.Interface, queue int, free []uint64) (rx.Queu
 		return q, 0, err
 	}
 	o := rx.QueueOptions{Driver: e.cfg.Driver, ForceCopy: e.cfg.ForceCopy, TXBudget: txBudget, NoLink: ifi.NoLink}
-	for deadline := time.Now().Add(bindPatience); ; time.Sleep(10 * time.Millisecond) {
-		q, took, err := rx.OpenQueue(e.umem, ifi.Index, queue, e.anyQueue(), free, o)
-		if err == nil || !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) || e.ending() {
-			return q, took, err
-		}
-	}
+	return rx.OpenQueue(e.umem, ifi.Index, queue, e.anyQueue(), free, o)
 }
 
 // anyQueue returns a queue that is bound to a receive queue, to share the UMEM with.
@@ -152,8 +162,7 @@ func (e *Engine) anyQueue() rx.Queue {
 func (e *Engine) attachSoon(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error) {
 	for deadline := time.Now().Add(bindPatience); ; time.Sleep(10 * time.Millisecond) {
 		prog, err := e.attach(ifi, queues)
-		busy := errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST)
-		if !busy || time.Now().After(deadline) || e.ending() {
+		if !isBusy(err) || time.Now().After(deadline) || e.ending() {
 			return prog, err
 		}
 	}
@@ -205,6 +214,18 @@ func (p *port) detach() error {
 		return nil
 	}
 	return prog.Close()
+}
+
+// keepStats keeps the counters of a program that is about to go.
+func (p *port) keepStats() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.program == nil {
+		return
+	}
+	if s, err := p.program.Stats(); err == nil {
+		p.past.Add(s)
+	}
 }
 
 // attached reports whether the port has a program.
@@ -305,7 +326,8 @@ func enter(ns netns.NsHandle) error {
 }
 
 // checkPort takes a port out of use whose interface is gone, and into use again when it is
-// back. It may take seconds. Only supervise calls it.
+// back. If its queues, or the place of its program, are still another's it waits for nothing,
+// since there are other ports, and is called again. Only supervise calls it.
 func (e *Engine) checkPort(p *port) error {
 	if e.ending() {
 		return nil
@@ -333,7 +355,22 @@ func (e *Engine) checkPort(p *port) error {
 	if err := e.suits(&ifi, len(e.workers)); err != nil {
 		return fmt.Errorf("it is back, but: %w", err)
 	}
-	return e.reopenPort(p, ifi)
+	return p.patient(e.reopenPort(p, ifi), time.Now())
+}
+
+// patient returns err, but not that something is busy until it has been for a while.
+func (p *port) patient(err error, now time.Time) error {
+	if !isBusy(err) {
+		p.busy = time.Time{}
+		return err
+	}
+	if p.busy.IsZero() {
+		p.busy = now
+	}
+	if now.Sub(p.busy) < bindPatience {
+		return nil
+	}
+	return err
 }
 
 // rename notes the name that the interface of a port has now. The rules of a bridge are
@@ -378,13 +415,11 @@ func (e *Engine) setMTU(p *port, mtu int) error {
 // losePort takes the queues of a vanished interface away from the workers.
 func (e *Engine) losePort(p *port) error {
 	at := e.portNumber(p)
+	p.keepStats()
 	_ = p.detach() // its interface is gone already
 	for _, w := range e.workers {
 		err := e.ask(context.Background(), w, func(w *worker) bool {
-			if q := w.ports[at].queue; q != nil {
-				w.ports[at].queue, w.ports[at].segments = nil, nil
-				_ = q.Abandon(w.release)
-			}
+			w.ports[at].lose(w.release)
 			return true
 		})
 		if err != nil { // the workers have ended: what they abandoned is closed

@@ -18,7 +18,8 @@ type WorkerStats struct {
 	Held  int // fragments that wait for the rest of their datagram
 }
 
-// PortStats are the counters of one port.
+// PortStats are the counters of one port since the start, those of interfaces that have come
+// and gone under its name included.
 type PortStats struct {
 	Interface string
 	Up        bool // the interface exists and is attached
@@ -50,13 +51,9 @@ func (e *Engine) Stats(ctx context.Context) (Stats, error) {
 				ws.Shard.Dropped += n
 			}
 			for i, p := range w.ports {
-				if p.queue != nil {
-					queues[i].Add(p.queue.ReadStats())
-				}
-				if p.segments != nil {
-					queues[i].Received += p.segments.Received
-					ws.Shard.Reasons[flow.ReasonFrameTooLarge] += p.segments.TooLarge
-				}
+				q, tooLarge := p.stats()
+				queues[i].Add(q)
+				ws.Shard.Reasons[flow.ReasonFrameTooLarge] += tooLarge
 			}
 			return true
 		})
@@ -72,12 +69,12 @@ func (e *Engine) Stats(ctx context.Context) (Stats, error) {
 	var errs error
 	for i, p := range e.ports {
 		p.mu.Lock()
-		ps := PortStats{Interface: p.ifi.Name, Queues: min(p.ifi.Queues, len(p.queues)), Queue: queues[i]}
+		ps := PortStats{Interface: p.ifi.Name, Queues: min(p.ifi.Queues, len(p.queues)), Queue: queues[i], Program: p.past}
 		if p.program != nil {
-			var err error
 			ps.Up, ps.XDP = true, p.program.Mode()
 			ps.ZeroCopy = len(p.queues) > 0 && p.queues[0].ZeroCopy()
-			ps.Program, err = p.program.Stats()
+			now, err := p.program.Stats()
+			ps.Program.Add(now)
 			errs = errors.Join(errs, err)
 		}
 		p.mu.Unlock()

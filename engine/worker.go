@@ -103,6 +103,8 @@ type workerPort struct {
 	mtu      int        // of the interface
 	zones    *portZones // nil: the default zone
 	out      []rx.Desc
+	past     rx.QueueStats // of queues that are gone
+	tooLarge uint64        // by segments that are gone
 }
 
 // open takes an interface into use, or into use again, perhaps as another device.
@@ -126,6 +128,30 @@ func (p *workerPort) takes(k *packet.Packet) bool {
 		return over <= tag
 	}
 	return over <= tag+vlanLen
+}
+
+// lose gives up the queue of an interface that is gone. What it has counted stays.
+func (p *workerPort) lose(put func(addr uint64)) {
+	p.past, p.tooLarge = p.stats()
+	q := p.queue
+	p.queue, p.segments = nil, nil
+	if q != nil {
+		_ = q.Abandon(put)
+	}
+}
+
+// stats returns the counters of the port's queues, and how many frames its segments had no
+// room for, since the start.
+func (p *workerPort) stats() (s rx.QueueStats, tooLarge uint64) {
+	s, tooLarge = p.past, p.tooLarge
+	if p.queue != nil {
+		s.Add(p.queue.ReadStats())
+	}
+	if p.segments != nil {
+		s.Received += p.segments.Received
+		tooLarge += p.segments.TooLarge
+	}
+	return s, tooLarge
 }
 
 // parse reads a frame that came by the port.

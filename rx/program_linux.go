@@ -251,6 +251,15 @@ type ProgramStats struct {
 	Large    uint64 // left to the kernel, to be cut or to keep their VLAN tags, see Segments
 }
 
+// Add adds the counters of o.
+func (s *ProgramStats) Add(o ProgramStats) {
+	s.Steered += o.Steered
+	s.Passed += o.Passed
+	s.NoSocket += o.NoSocket
+	s.TooLarge += o.TooLarge
+	s.Large += o.Large
+}
+
 // Stats reads the counters.
 func (p *Program) Stats() (ProgramStats, error) {
 	var n [xdpXdpFateNUM_FATES]uint64
