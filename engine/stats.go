@@ -6,6 +6,7 @@ import (
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/mirror"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
 )
@@ -35,6 +36,13 @@ type Stats struct {
 	Workers []WorkerStats
 	Ports   []PortStats
 	Routing *mirror.Stats // nil: not a router
+	NAT     *NATStats     // nil: nothing is translated
+}
+
+// NATStats are the counters of what the shards of a router share.
+type NATStats struct {
+	Directory nat.DirectoryStats // zero with one shard, which needs none
+	Sources   nat.SourceStats
 }
 
 // Stats reads all counters. Those of a worker belong together; those of two
@@ -65,6 +73,12 @@ func (e *Engine) Stats(ctx context.Context) (Stats, error) {
 	if e.router != nil {
 		r := e.router.mirror.Stats()
 		s.Routing = &r
+	}
+	if e.shared != nil {
+		s.NAT = &NATStats{Sources: e.shared.SourceStats()}
+		if d := e.shared.Directory; d != nil {
+			s.NAT.Directory = d.Stats()
+		}
 	}
 	var errs error
 	for i, p := range e.ports {

@@ -92,6 +92,7 @@ func (s *Stats) metrics() []samples {
 	all := append(s.shardMetrics(), s.portMetrics()...)
 	all = append(all, s.packetMetrics()...)
 	all = append(all, s.routeMetrics()...)
+	all = append(all, s.natMetrics()...)
 	all = append(all,
 		counter("xdpct_expectations_created_total", "Expectations made.").of(s.Expectations.Created),
 		counter("xdpct_expectations_deleted_total", "Expectations that went, used or not.").of(s.Expectations.Deleted),
@@ -116,6 +117,25 @@ func (s *Stats) routeMetrics() (all []samples) {
 	} {
 		if s.Routing != nil {
 			m.samples = m.of(m.value(s.Routing))
+		}
+		all = append(all, m.samples)
+	}
+	return all
+}
+
+func (s *Stats) natMetrics() (all []samples) {
+	for _, m := range []struct {
+		samples
+		value func(*NATStats) uint64
+	}{
+		{gauge("xdpct_nat_claims", "Tuples in the directory that the shards of a router share."), func(n *NATStats) uint64 { return n.Claims }},
+		{gauge("xdpct_nat_claims_room", "Words of that directory; 0 with one shard, which has none."), func(n *NATStats) uint64 { return n.Room }},
+		{counter("xdpct_nat_claims_full_total", "Times that a tuple found no room in that directory."), func(n *NATStats) uint64 { return n.Full }},
+		{gauge("xdpct_nat_sources_room", "Mappings of sources that may be remembered."), func(n *NATStats) uint64 { return n.SourcesRoom }},
+		{counter("xdpct_nat_sources_forgotten_total", "Mappings of sources that were in use, and were forgotten for others."), func(n *NATStats) uint64 { return n.SourcesForgotten }},
+	} {
+		if s.NAT != nil {
+			m.samples = m.of(m.value(s.NAT))
 		}
 		all = append(all, m.samples)
 	}

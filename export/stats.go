@@ -65,6 +65,15 @@ type RouteStats struct {
 	NeighboursRefused uint64 `json:"neighbours_refused"` // neighbours that were not taken, for there were too many
 }
 
+// NATStats are the counters of what the shards of a router share for translation.
+type NATStats struct {
+	Claims           uint64 `json:"claims"`            // reply tuples, and original ones that some may be mapped onto, in the directory
+	Room             uint64 `json:"room"`              // words of the directory; 0 with one shard, which has none
+	Full             uint64 `json:"full"`              // times that a tuple found no room there
+	SourcesRoom      uint64 `json:"sources_room"`      // mappings of sources that may be remembered
+	SourcesForgotten uint64 `json:"sources_forgotten"` // mappings that were in use, and were forgotten for others
+}
+
 // ListenerStats are the connections of clients of one of the program's listeners.
 type ListenerStats struct {
 	Name     string `json:"name"` // control or metrics
@@ -89,6 +98,8 @@ type Stats struct {
 	Ports  []PortStats  `json:"ports"`
 
 	Routing *RouteStats `json:"routing,omitempty"` // nil: not a router
+
+	NAT *NATStats `json:"nat,omitempty"` // nil: nothing is translated
 
 	Listeners []ListenerStats `json:"listeners,omitempty"`
 	// Rules are for metrics only; `xdpct rules show` has them in full.
@@ -121,6 +132,10 @@ func (s *Stats) WriteText(w io.Writer, all bool) error {
 			"interfaces", r.Interfaces, "routes", r.Routes, "neighbours", r.Neighbours, "overruns", r.Overruns,
 			"route_resyncs", r.RouteResyncs, "neighbour_resyncs", r.NeighbourResyncs, "interrupted", r.Interrupted,
 			"restarts", r.Restarts, "neighbours_refused", r.NeighboursRefused))
+	}
+	if n := s.NAT; n != nil {
+		fmt.Fprintf(w, "nat\t%s\n", pairs(all, "claims", n.Claims, "room", n.Room, "full", n.Full,
+			"sources_room", n.SourcesRoom, "sources_forgotten", n.SourcesForgotten))
 	}
 	for _, l := range s.Listeners {
 		fmt.Fprintf(w, "clients=%s\t%s\n", l.Name, pairs(all, "open", l.Open, "accepted", l.Accepted, "refused", l.Refused, "evicted", l.Evicted))

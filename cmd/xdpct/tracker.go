@@ -115,6 +115,12 @@ func (t *tracker) Stats(ctx context.Context) (export.Stats, error) {
 			Interrupted: r.Interrupted, Restarts: r.Restarts, NeighboursRefused: r.Refused,
 		}
 	}
+	if n := st.NAT; n != nil {
+		out.NAT = &export.NATStats{
+			Claims: uint64(n.Directory.Claims), Room: uint64(n.Directory.Room), Full: n.Directory.Full,
+			SourcesRoom: uint64(n.Sources.Room), SourcesForgotten: n.Sources.Forgotten,
+		}
+	}
 	for _, l := range t.listeners {
 		g := l.stats()
 		out.Listeners = append(out.Listeners, export.ListenerStats{
