@@ -5,12 +5,14 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/route"
 	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
 )
@@ -72,7 +74,7 @@ func TestWaitingIsBoundedWithoutAllocating(t *testing.T) {
 func TestOldestWaitingIsDropped(t *testing.T) {
 	const unresQlen = 101 // sysctl net.ipv4.neigh.default.unres_qlen
 	w := bare(t, 1)[0]
-	w.routing.waiting, w.routing.resolve = map[nextHop]*waitingHop{}, func(int, netip.Addr) {}
+	w.routing.waiting, w.routing.resolve = map[nextHop]*waitingHop{}, func(int, netip.Addr, *atomic.Bool) {}
 	silent, other := nextHop{0, netip.MustParseAddr("192.0.2.1")}, nextHop{0, netip.MustParseAddr("192.0.2.2")}
 	free := w.pool.Free()
 	send := func(n nextHop) rx.Desc {
@@ -97,6 +99,46 @@ func TestOldestWaitingIsDropped(t *testing.T) {
 	}
 	if w.routing.held != unresQlen+1 || w.pool.Free() != free-unresQlen-1 {
 		t.Errorf("%d held, %d chunks of %d free", w.routing.held, w.pool.Free(), free)
+	}
+}
+
+// TestPatienceBeginsWithTheQuestion: a neighbour is silent if it has not answered for as
+// long as the kernel waits since that asks it; while the kernel does not come to that, it is
+// asked again, and what found no room there is not lost.
+func TestPatienceBeginsWithTheQuestion(t *testing.T) {
+	w := bare(t, 1)[0]
+	var asked *atomic.Bool
+	questions := 0
+	w.routing.table = &route.Table{Interfaces: []route.Interface{{Index: 1}}}
+	w.routing.waiting, w.routing.resolve = map[nextHop]*waitingHop{}, func(_ int, _ netip.Addr, a *atomic.Bool) { asked = a; questions++ }
+	w.routing.used = func([]uint32) {}
+	wait := func() {
+		d, ok := w.chunk(60)
+		if !ok {
+			t.Fatal("no chunk")
+		}
+		w.wait(nextHop{0, netip.MustParseAddr("192.0.2.1")}, waitingFrame{desc: d, in: -1})
+	}
+	until := func(now int64) (held int) {
+		for ; w.now < now; w.now += 50 {
+			w.tendWaiting()
+		}
+		return w.routing.held
+	}
+	wait()
+	if n := until(5000); n != 1 || questions != 5 {
+		t.Errorf("after five seconds without a question %d frames wait, and the kernel was told %d times", n, questions)
+	}
+	asked.Store(true)
+	if n := until(7900); n != 1 || questions != 5 {
+		t.Errorf("2.9 s after the question %d frames wait", n)
+	}
+	if n := until(8100); n != 0 || w.drops[flow.ReasonNoNeighbour] != 1 {
+		t.Errorf("3.1 s after the question %d frames wait", n)
+	}
+	wait() // for a kernel that never asks
+	if n := until(8100 + askPatience + 3100); n != 0 || w.drops[flow.ReasonNoNeighbour] != 2 {
+		t.Errorf("%d frames wait for ever", n)
 	}
 }
 

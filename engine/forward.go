@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
@@ -21,7 +22,7 @@ type routing struct {
 	// resolve asks for the Ethernet address of a next hop, used says which ones
 	// frames went to, by their IDs (it keeps ids), and inject gives a datagram to
 	// the host. They are safe to call from a worker.
-	resolve func(out int, addr netip.Addr)
+	resolve func(out int, addr netip.Addr, asked *atomic.Bool)
 	used    func(ids []uint32)
 	inject  func(datagram []byte) bool
 
@@ -81,8 +82,25 @@ type waitingFrame struct {
 
 // waitingHop is a next hop that is being resolved, and the frames that wait for it.
 type waitingHop struct {
-	since  int64 // milliseconds
+	since  int64        // milliseconds; when the first frame came
+	asked  *atomic.Bool // the kernel looks for it
+	tried  int64        // when it was asked to last
+	began  int64        // when it was last seen not to have been asked yet
 	frames []waitingFrame
+}
+
+// silent reports whether the neighbour has not answered for as long as the kernel waits for
+// one. That counts from when the kernel begins to ask it: until it hears of it many changes
+// of interfaces may pass, which all take one lock (rtnl). What found no room is asked again.
+func (h *waitingHop) silent(now, most int64, ask func()) bool {
+	if !h.asked.Load() && now-h.since <= askPatience {
+		if h.began = now; now-h.tried >= askInterval {
+			h.tried = now
+			ask()
+		}
+		return false
+	}
+	return now-h.began > most
 }
 
 // Bounds on frames that wait for a neighbour (the kernel's default of unres_qlen), and how
@@ -92,6 +110,9 @@ const (
 	maxWaiting    = 512 // of a worker, whose frame memory has room for them
 	maxWaitingHop = 101 // for one neighbour
 	patience      = 3000
+	// askInterval is how often a kernel that has not begun is asked, and askPatience how
+	// long, in milliseconds.
+	askInterval, askPatience = 1000, 10_000
 )
 
 // interfaceOf returns the number of the interface by which a frame came; ok is false
@@ -198,9 +219,9 @@ func (w *worker) wait(n nextHop, f waitingFrame) {
 		return
 	}
 	if hop == nil {
-		hop = &waitingHop{since: w.now}
+		hop = &waitingHop{since: w.now, tried: w.now, began: w.now, asked: new(atomic.Bool)}
 		r.waiting[n] = hop
-		r.resolve(n.out, n.addr)
+		r.resolve(n.out, n.addr, hop.asked)
 	}
 	hop.frames = append(hop.frames, f)
 	r.held++
@@ -226,7 +247,7 @@ func (w *worker) tendWaiting() {
 		if most == 0 {
 			most = patience
 		}
-		if !known && w.now-hop.since <= most {
+		if !known && !hop.silent(w.now, most, func() { r.resolve(n.out, n.addr, hop.asked) }) {
 			continue
 		}
 		delete(r.waiting, n)

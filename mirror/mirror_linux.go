@@ -101,6 +101,7 @@ type Mirror struct {
 type ask struct {
 	index int
 	addr  netip.Addr
+	asked *atomic.Bool // nil: nobody waits
 }
 
 var (
@@ -201,12 +202,13 @@ func (m *Mirror) Stats() Stats {
 }
 
 // Resolve asks the kernel for a neighbour on an interface of a Table, as a packet that
-// goes there would. It never blocks; what finds no room (512 are kept) is not asked for. A
-// channel is enough: a worker asks once for each next hop that frames wait for, and few
-// frames may wait, and a full channel is seen without its lock.
-func (m *Mirror) Resolve(out int, addr netip.Addr) {
+// goes there would, and sets asked once the kernel looks for it. It never blocks; what finds
+// no room (512 are kept) is not asked for, and may be asked for again. A channel is enough: a
+// worker asks once a second for each next hop that frames wait for, and few frames may wait,
+// and a full channel is seen without its lock.
+func (m *Mirror) Resolve(out int, addr netip.Addr, asked *atomic.Bool) {
 	if t := m.Table(); out >= 0 && out < len(t.Interfaces) && t.Interfaces[out].Index != 0 {
-		m.ask(ask{t.Interfaces[out].Index, addr})
+		m.ask(ask{t.Interfaces[out].Index, addr, asked})
 	}
 }
 
@@ -238,6 +240,9 @@ func (m *Mirror) prober() {
 		case a := <-m.asks:
 			_ = m.probe.send(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE, neighbourRequest(a)) // frames do not wait for ever
 			_ = m.probe.discard()
+			if a.asked != nil {
+				a.asked.Store(true)
+			}
 		}
 	}
 }

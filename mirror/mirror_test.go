@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -446,7 +447,7 @@ func TestNeighbourBound(t *testing.T) {
 func TestStaleIsConfirmed(t *testing.T) {
 	l := newLab(t, nil)
 	a := netip.MustParseAddr("10.1.0.2")
-	l.m.Resolve(0, a)
+	l.m.Resolve(0, a, new(atomic.Bool))
 	within(t, "the neighbour is known", func() bool { _, ok := l.m.Table().Neighbour(0, a); return ok })
 	before, _ := l.m.Table().Neighbour(0, a)
 	// The host has another address now, and says nothing of it.
@@ -468,7 +469,7 @@ func TestStaleIsConfirmed(t *testing.T) {
 		if ok {
 			l.m.Used([]uint32{n.ID})
 		} else {
-			l.m.Resolve(0, a)
+			l.m.Resolve(0, a, new(atomic.Bool))
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -594,7 +595,7 @@ func BenchmarkResolve(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(p *testing.PB) {
 		for p.Next() {
-			m.Resolve(0, addr)
+			m.Resolve(0, addr, new(atomic.Bool))
 		}
 	})
 }
