@@ -49,6 +49,8 @@ type Engine struct {
 	names     atomic.Pointer[[]string] // of the interfaces, by number
 	said      atomic.Pointer[string]   // the last error that was logged
 	started   atomic.Bool
+	tidying   atomic.Bool    // memory is to be given back
+	leaving   atomic.Bool    // many rules were replaced
 	ns        netns.NsHandle // in which the interfaces are
 	log       *slog.Logger
 

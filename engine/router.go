@@ -67,11 +67,13 @@ func (e *Engine) Reload() error {
 	if e.cfg.Rules == (RuleFiles{}) {
 		return fmt.Errorf("the configuration names no rules")
 	}
-	rules, err := e.cfg.Rules.Read()
-	if err != nil {
-		return err
-	}
-	return e.SetRules(rules)
+	return e.tidily(func() error {
+		rules, err := e.cfg.Rules.Read()
+		if err != nil {
+			return err
+		}
+		return e.SetRules(rules)
+	})
 }
 
 // say logs an error, but not the same one again and again.

@@ -50,6 +50,14 @@ func (r Rules) all() []*syntax.Ruleset {
 	return slices.DeleteFunc([]*syntax.Ruleset{r.IPv4, r.IPv6}, func(s *syntax.Ruleset) bool { return s == nil })
 }
 
+// number returns how many rules there are.
+func (r Rules) number() (n int) {
+	for _, s := range r.all() {
+		n += s.NumRules()
+	}
+	return n
+}
+
 // rulebook is the rules and routes in force.
 //
 // Order of its locks: loading, applying, mu. None is held while anything is read from
@@ -99,7 +107,7 @@ func (e *Engine) acceptable(r Rules) error {
 // SetRules puts rules into force: from one batch of each shard to the next, for live
 // connections as well. If the error is not nil the rules before stay.
 func (e *Engine) SetRules(r Rules) error {
-	return e.warned(e.changeRules(func(Rules) Rules { return r }))
+	return e.tidily(func() error { return e.warned(e.changeRules(func(Rules) Rules { return r })) })
 }
 
 // warned warns of what new rules mean for those of the host, if err says that they are in
@@ -113,7 +121,7 @@ func (e *Engine) warned(err error) error {
 
 // recompile compiles the rules in force for the interfaces that there are now.
 func (e *Engine) recompile() error {
-	return e.changeRules(func(now Rules) Rules { return now })
+	return e.tidily(func() error { return e.changeRules(func(now Rules) Rules { return now }) })
 }
 
 // recompileForNames compiles the rules in force for interfaces that have other names now.
@@ -136,6 +144,11 @@ func (e *Engine) changeRules(change func(now Rules) Rules) error {
 	if err := e.acceptable(r); err != nil {
 		return err
 	}
+	for _, s := range r.all() {
+		if err := s.CheckSize(); err != nil {
+			return err
+		}
+	}
 	names := e.interfaceNames()
 	var key nat.Key
 	if err := secrets(key[:]); err != nil {
@@ -150,11 +163,15 @@ func (e *Engine) changeRules(change func(now Rules) Rules) error {
 			return err
 		}
 	}
+	carried := p.Heritage(before) // while nobody waits for it
 	e.names.Store(&names)
 	if err := e.apply(func(b *rulebook) { b.rules, b.program, b.mappable = r, p, mappableOf(r) }); err != nil {
 		return err
 	}
-	e.tally.replace(before, p) // no shard counts for the old ones any more
+	if now.number() > manyRules {
+		e.leaving.Store(true)
+	}
+	e.tally.replace(carried, p) // no shard counts for the old ones any more
 	return nil
 }
 
@@ -213,22 +230,38 @@ func (e *Engine) WriteRules(ctx context.Context, out io.Writer, f flow.Family, c
 	if err != nil || r == nil {
 		return err
 	}
-	return r.WriteTo(out, counters)
+	return r.WriteTo(writerUntil{ctx, out}, counters)
+}
+
+// writerUntil is a writer until a context ends.
+type writerUntil struct {
+	ctx context.Context
+	io.Writer
+}
+
+// Write writes, or returns the error of the context.
+func (w writerUntil) Write(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.Writer.Write(p)
 }
 
 // LoadRules reads rules of a family and puts their tables into force in place of
 // those of the same names. If the error is not nil the rules before stay.
 func (e *Engine) LoadRules(in io.Reader, name string, f flow.Family) error {
-	r, err := syntax.Parse(in, name, f)
-	if err != nil {
-		return err
-	}
-	return e.warned(e.changeRules(func(rules Rules) Rules {
-		if f == flow.IPv6 {
-			rules.IPv6 = rules.IPv6.With(r)
-		} else {
-			rules.IPv4 = rules.IPv4.With(r)
+	return e.tidily(func() error {
+		r, err := syntax.Parse(in, name, f)
+		if err != nil {
+			return err
 		}
-		return rules
-	}))
+		return e.warned(e.changeRules(func(rules Rules) Rules {
+			if f == flow.IPv6 {
+				rules.IPv6 = rules.IPv6.With(r)
+			} else {
+				rules.IPv4 = rules.IPv4.With(r)
+			}
+			return rules
+		}))
+	})
 }

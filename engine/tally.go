@@ -60,17 +60,16 @@ func (t *tally) collect() {
 
 // replace carries the counts of a program, for which nobody counts any more, to the one
 // that took its place; from now on that is shown.
-func (t *tally) replace(before, now *policy.Program) {
+func (t *tally) replace(carried *policy.Heritage, now *policy.Program) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.takeUp()
-	now.CarryCounts(before)
+	now.CarryCounts(carried)
 	t.shown = now
 }
 
-// ruleset returns a copy of the rules of a family with the counts so far, nil if there are
-// none.
-func (t *tally) ruleset(f flow.Family) *syntax.Ruleset {
+// ruleset returns the rules of a family with the counts so far, nil if there are none.
+func (t *tally) ruleset(f flow.Family) *syntax.Counted {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.takeUp()
@@ -80,9 +79,9 @@ func (t *tally) ruleset(f flow.Family) *syntax.Ruleset {
 	return t.shown.Ruleset(f)
 }
 
-// Ruleset returns a copy of the rules in force of a family with their counters, nil if
-// there are none. While rules are being replaced it returns those before.
-func (e *Engine) Ruleset(ctx context.Context, f flow.Family) (*syntax.Ruleset, error) {
+// Ruleset returns the rules in force of a family with their counters, nil if there are
+// none. While rules are being replaced it returns those before, and waits for nobody.
+func (e *Engine) Ruleset(ctx context.Context, f flow.Family) (*syntax.Counted, error) {
 	if e.cfg.forwards() {
 		for _, w := range e.workers {
 			if err := e.ask(ctx, w, func(w *worker) bool { w.leave(&e.tally); return true }); err != nil {

@@ -224,7 +224,7 @@ func (s *Stats) ruleMetrics() []samples {
 	bytes := counter("xdpct_rule_bytes_total", "Bytes of the packets that matched a rule.", where...)
 	policyPackets := counter("xdpct_policy_packets_total", "Packets to which the policy of a chain was applied.", where[:3]...)
 	policyBytes := counter("xdpct_policy_bytes_total", "Bytes of the packets to which the policy of a chain was applied.", where[:3]...)
-	without, n := uint64(0), 0
+	without, n := s.MoreRules, 0
 	for i := range s.Rules {
 		switch r := &s.Rules[i]; {
 		case r.Rule == 0:

@@ -104,6 +104,8 @@ type Stats struct {
 	Listeners []ListenerStats `json:"listeners,omitempty"`
 	// Rules are for metrics only; `xdpct rules show` has them in full.
 	Rules []RuleStats `json:"-"`
+	// MoreRules is how many rules there are besides, without metrics.
+	MoreRules uint64 `json:"-"`
 
 	// States counts packets by state, Reasons by reason. Every reason is there.
 	States  map[string]uint64 `json:"states"`

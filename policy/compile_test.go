@@ -122,13 +122,13 @@ func TestCountsCarry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kept.CarryCounts(before)
+	kept.CarryCounts(kept.Heritage(before))
 	if got := print(kept); got != want {
 		t.Errorf("the same rules, compiled again:\n%swant\n%s", got, want)
 	}
 
 	after := compile(t, text, flow.IPv4, before)
-	after.CarryCounts(before)
+	after.CarryCounts(after.Heritage(before))
 	if got, want := print(after), strings.Replace(want, "[10:100]", "[7:70]", 1); got != want {
 		t.Errorf("the file, read again:\n%swant\n%s", got, want)
 	}

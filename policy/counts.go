@@ -16,13 +16,28 @@ func (p *Program) AddCounts(counts []Count) {
 	}
 }
 
-// CarryCounts adds what the program before has counted for the same rules and
-// policies: those of tables that were not replaced, and otherwise, where the file had
-// no counters of theirs, those with the same text in the same chain, the first of
-// them to the first. To be called when no shard counts for before any more.
-func (p *Program) CarryCounts(before *Program) {
+// Heritage says which counters of a program go on counting for which of the one before.
+type Heritage struct {
+	before *Program
+	all    []heir
+}
+
+// heir is a counter that goes on with what another has counted.
+type heir struct {
+	n     int   // its number
+	of    int   // that of the other, -1 if that is not counted
+	had   Count // what the other has in that case
+	began Count // what of it this one has already
+}
+
+// Heritage says what goes on counting: the rules and policies of tables that were not
+// replaced, and otherwise, where the file had no counters of theirs, those with the same
+// text in the same chain, the first of them to the first. It looks at no counter, so it may
+// run while shards count.
+func (p *Program) Heritage(before *Program) *Heritage {
+	h := &Heritage{before: before}
 	if before == nil {
-		return
+		return h
 	}
 	for i, r := range p.rulesets {
 		if r == nil || before.rulesets[i] == nil {
@@ -32,30 +47,34 @@ func (p *Program) CarryCounts(before *Program) {
 			if was := before.rulesets[i].Table(t.Name); was != nil {
 				for _, c := range t.Chains {
 					if old := was.Chain(c.Name); old != nil {
-						p.carry(before, c, old)
+						h.chain(p, c, old)
 					}
 				}
 			}
 		}
 	}
+	return h
 }
 
-func (p *Program) carry(before *Program, c, was *syntax.Chain) {
+// chain adds the counters of a chain and its rules, which take the place of was.
+func (h *Heritage) chain(p *Program, c, was *syntax.Chain) {
 	if n, ok := p.chains[c]; ok && (c == was || c.Count == Count{}) {
-		p.add(n, before.ofChain(was), c.Count)
+		of, known := h.before.chains[was]
+		h.add(n, of, known, was.Count, c.Count)
 	}
 	if c == was {
 		for _, r := range c.Rules {
 			if n, ok := p.rules[r]; ok {
-				p.add(n, before.ofRule(r), r.Count)
+				of, known := h.before.rules[r]
+				h.add(n, of, known, r.Count, r.Count)
 			}
 		}
 		return
 	}
-	counts := map[string][]Count{}
+	same := map[string][]*syntax.Rule{}
 	for _, r := range was.Rules {
 		text := r.Text(c.Name)
-		counts[text] = append(counts[text], before.ofRule(r))
+		same[text] = append(same[text], r)
 	}
 	for _, r := range c.Rules {
 		n, compiled := p.rules[r]
@@ -63,17 +82,34 @@ func (p *Program) carry(before *Program, c, was *syntax.Chain) {
 			continue
 		}
 		text := r.Text(c.Name)
-		if same := counts[text]; len(same) > 0 {
-			p.add(n, same[0], Count{})
-			counts[text] = same[1:]
+		if olds := same[text]; len(olds) > 0 {
+			of, known := h.before.rules[olds[0]]
+			h.add(n, of, known, olds[0].Count, Count{})
+			same[text] = olds[1:]
 		}
 	}
 }
 
-// add adds to a count what another program had, but for what it began with.
-func (p *Program) add(n int, had, began Count) {
-	p.counts[n].Packets += had.Packets - began.Packets
-	p.counts[n].Bytes += had.Bytes - began.Bytes
+// add adds a counter: known says whether the one before has a number.
+func (h *Heritage) add(n, of int, known bool, had, began Count) {
+	if !known {
+		of = -1
+	}
+	h.all = append(h.all, heir{n, of, had, began})
+}
+
+// CarryCounts adds what the program before has counted. To be called when no shard counts
+// for that any more.
+func (p *Program) CarryCounts(h *Heritage) {
+	for i := range h.all {
+		e := &h.all[i]
+		had := e.had
+		if e.of >= 0 {
+			had = h.before.counts[e.of]
+		}
+		p.counts[e.n].Packets += had.Packets - e.began.Packets
+		p.counts[e.n].Bytes += had.Bytes - e.began.Bytes
+	}
 }
 
 func (p *Program) ofRule(r *syntax.Rule) Count {
@@ -91,8 +127,8 @@ func (p *Program) ofChain(c *syntax.Chain) Count {
 }
 
 // Ruleset returns the rules of a family with what they have counted so far, nil if
-// there are none. It is a copy, which does not change.
-func (p *Program) Ruleset(f flow.Family) *syntax.Ruleset {
+// there are none. It does not change.
+func (p *Program) Ruleset(f flow.Family) *syntax.Counted {
 	r := p.rulesets[f.Index()]
 	if r == nil {
 		return nil

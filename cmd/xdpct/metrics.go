@@ -13,6 +13,7 @@ import (
 	"github.com/xdpct/xdpct/control"
 	"github.com/xdpct/xdpct/export"
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/policy/syntax"
 )
 
 // metricsServer serves the metrics, within control.MetricsLimits.
@@ -42,7 +43,7 @@ func (m *metricsServer) server(t *tracker) *http.Server {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		if s.Rules, err = t.ruleStats(r.Context()); err != nil {
+		if s.Rules, s.MoreRules, err = t.ruleStats(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
@@ -54,31 +55,34 @@ func (m *metricsServer) server(t *tracker) *http.Server {
 	return s
 }
 
-// ruleStats returns the counters of the rules in force.
-func (t *tracker) ruleStats(ctx context.Context) (all []export.RuleStats, err error) {
+// ruleStats returns the counters of the rules in force, of so many as have metrics, and how
+// many more there are.
+func (t *tracker) ruleStats(ctx context.Context) (all []export.RuleStats, more uint64, err error) {
+	n := 0 // rules in all
 	for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
 		r, err := t.Ruleset(ctx, f)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if r == nil {
 			continue
 		}
-		for _, table := range r.Tables {
-			for _, c := range table.Chains {
-				s := export.RuleStats{Family: f.String(), Table: table.Name, Chain: c.Name, Packets: c.Count.Packets, Bytes: c.Count.Bytes}
-				if c.Policy != "-" {
-					all = append(all, s)
-				}
-				for _, rule := range c.Rules {
-					s.Rule++
-					s.Packets, s.Bytes = rule.Count.Packets, rule.Count.Bytes
-					all = append(all, s)
-				}
+		r.Each(func(table *syntax.Table, c *syntax.Chain, policy syntax.Count, rules []syntax.Count) bool {
+			s := export.RuleStats{Family: f.String(), Table: table.Name, Chain: c.Name, Packets: policy.Packets, Bytes: policy.Bytes}
+			if c.Policy != "-" {
+				all = append(all, s)
 			}
-		}
+			shown := rules[:min(len(rules), export.MaxRuleMetrics-n)]
+			for i, count := range shown {
+				s.Rule, s.Packets, s.Bytes = i+1, count.Packets, count.Bytes
+				all = append(all, s)
+			}
+			n += len(shown)
+			more += uint64(len(rules) - len(shown))
+			return true
+		})
 	}
-	return all, nil
+	return all, more, nil
 }
 
 // metricsOwner names who is at the other end: the user, if that is on this host, so

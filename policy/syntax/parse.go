@@ -14,15 +14,16 @@ import (
 
 // Parse reads what iptables-save (f is flow.IPv4) or ip6tables-save (flow.IPv6)
 // has printed. file is its name in errors. The error joins an *Error for each line
-// that was not understood; there is no Ruleset then.
+// that was not understood, or says that the rules are too many (MaxText, MaxRules,
+// MaxMatches); there is no Ruleset then.
 func Parse(r io.Reader, file string, f flow.Family) (*Ruleset, error) {
-	text, err := io.ReadAll(r)
+	text, err := readText(r, file)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", file, err)
+		return nil, err
 	}
 	p := newParser(file, f)
 	p.read(text)
-	if p.misfits() > 0 && p.isForeign(text) {
+	if p.misfits() > 0 && p.room() == nil && p.isForeign(text) {
 		return nil, &Error{File: file, Line: 1, Column: 1, Msg: foreign(flow.IPv4 + flow.IPv6 - f)}
 	}
 	if len(p.errs) > 0 {
@@ -39,7 +40,16 @@ func newParser(file string, f flow.Family) *parser {
 func (p *parser) read(text []byte) {
 	for line := range bytes.Lines(text) {
 		p.n++
-		p.text = strings.TrimRight(string(line), "\r\n")
+		if err := p.room(); err != nil {
+			p.fail(err)
+			return
+		}
+		line = bytes.TrimRight(line, "\r\n")
+		if len(line) > maxLine {
+			p.fail(&Error{Column: maxLine + 1, Msg: fmt.Sprintf("a line has at most %d bytes, as iptables-restore takes them", maxLine)})
+			return
+		}
+		p.text = string(line)
 		if err := p.line(p.text); err != nil {
 			p.fail(err)
 			if len(p.errs) == maxErrors {
@@ -88,6 +98,8 @@ type parser struct {
 	doubts []doubt // of the table
 	kept   int     // rules that were not understood, in chains that are not applied
 	errs   []*Error
+
+	rulesAndChains, matches int // so far, of all tables
 }
 
 // doubt is a rule that was not understood. Whether that matters only the whole table
@@ -106,6 +118,9 @@ func (p *parser) line(line string) *Error {
 	words, bad := split(line)
 	if bad != nil {
 		return bad
+	}
+	if len(words) > maxWords {
+		return &Error{Column: words[maxWords].column, Msg: fmt.Sprintf("a line has at most %d words, as iptables-restore takes them", maxWords)}
 	}
 	if len(words) == 0 || strings.HasPrefix(words[0].text, "#") {
 		return nil
@@ -171,6 +186,9 @@ func (p *parser) chain(words []token) *Error {
 		return at(words[3], "more than a chain, a policy and counters")
 	}
 	p.table.add(c)
+	if c.own() {
+		p.rulesAndChains++
+	}
 	return nil
 }
 
@@ -336,6 +354,8 @@ func (p *parser) rule(words []token) *Error {
 		r = kept
 	}
 	c.Rules = append(c.Rules, r)
+	p.rulesAndChains++
+	p.matches += len(r.Matches)
 	return nil
 }
 

@@ -1,8 +1,6 @@
 package syntax
 
 import (
-	"bufio"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -90,25 +88,6 @@ func (t *Table) NumRules() (n int) {
 	return n
 }
 
-// WithCounts returns a copy of the rules with other counters, which the functions say.
-func (r *Ruleset) WithCounts(ofChain func(*Chain) Count, ofRule func(*Rule) Count) *Ruleset {
-	out := &Ruleset{Family: r.Family}
-	for _, t := range r.Tables {
-		table := &Table{Name: t.Name}
-		for _, c := range t.Chains {
-			chain := &Chain{Name: c.Name, Policy: c.Policy, Count: ofChain(c), Rules: make([]*Rule, len(c.Rules))}
-			for i, rule := range c.Rules {
-				copied := *rule
-				copied.Count = ofRule(rule)
-				chain.Rules[i] = &copied
-			}
-			table.add(chain)
-		}
-		out.Tables = append(out.Tables, table)
-	}
-	return out
-}
-
 // Text returns the rule as iptables-save prints it, without counters.
 func (r *Rule) Text(chain string) string {
 	if r.Why != nil {
@@ -136,30 +115,7 @@ func (r *Rule) Text(chain string) string {
 // WriteTo prints the rules as iptables-save does (with counters: as iptables-save
 // -c does), without comments. What it prints is read back as the same Ruleset.
 func (r *Ruleset) WriteTo(w io.Writer, counters bool) error {
-	b := bufio.NewWriter(w)
-	for _, t := range r.Tables {
-		fmt.Fprintf(b, "*%s\n", t.Name)
-		for _, c := range t.Chains {
-			fmt.Fprintf(b, ":%s %s [%d:%d]\n", quote(c.Name), c.Policy, c.Count.Packets, c.Count.Bytes)
-		}
-		for _, c := range t.printOrder() {
-			for _, rule := range c.Rules {
-				if counters {
-					fmt.Fprintf(b, "[%d:%d] ", rule.Count.Packets, rule.Count.Bytes)
-				}
-				fmt.Fprintln(b, rule.Text(c.Name))
-			}
-		}
-		fmt.Fprintln(b, "COMMIT")
-	}
-	return b.Flush()
-}
-
-// printOrder is the order of the chains' rules: that of their lines.
-func (t *Table) printOrder() []*Chain {
-	chains := slices.DeleteFunc(slices.Clone(t.Chains), func(c *Chain) bool { return len(c.Rules) == 0 })
-	slices.SortStableFunc(chains, func(a, b *Chain) int { return a.Rules[0].Line - b.Rules[0].Line })
-	return chains
+	return (&Counted{Ruleset: r}).WriteTo(w, counters)
 }
 
 // String is WriteTo without counters.
