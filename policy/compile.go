@@ -134,7 +134,7 @@ func stateOf[S any](c *compiler, m syntax.Match, create func() S) S {
 // the interfaces, by number; there may be MaxInterfaces. before is the program that
 // this one takes the place of, nil if there is none: tables that both have, and
 // lists of recent and tables of hashlimit by their names, go on remembering what they do.
-// The Rulesets are kept.
+// The Rulesets are kept. The error also says if their tables take more than MaxMemory.
 //
 // key is for the hashes of what matches remember by address. It is to be random and
 // secret where packets are strangers': who knows it can choose addresses that fill a
@@ -146,6 +146,9 @@ func Compile(v4, v6 *syntax.Ruleset, interfaces []string, key nat.Key, before *P
 	}
 	p := newProgram(v4, v6)
 	p.key = key
+	if err := p.checkMemory(); err != nil {
+		return nil, err
+	}
 	p.findRecents(before)
 	var errs []error
 	for i, r := range p.rulesets {

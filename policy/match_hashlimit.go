@@ -52,22 +52,29 @@ func newHashTable(m *syntax.HashLimit, f flow.Family, seed [2]uint64) *hashTable
 		t.dst = syntax.PrefixMask(int(m.DstMask.N), f)
 	}
 	t.ports = [2]bool{m.Mode.SrcPort, m.Mode.DstPort}
-	size, most := m.Size.N, m.Max.N
+	most, keyWords := hashDims(m, f)
+	t.keyWords = keyWords
+	t.entries = newStore(most, keyWords, keyWords+hashState, seed)
+	return t
+}
+
+// hashDims returns how many entries the table of a rule has, and how many words their keys.
+func hashDims(m *syntax.HashLimit, f flow.Family) (most, keyWords int) {
+	size, limit := m.Size.N, m.Max.N
 	if size == 0 {
 		size = 8192
 	}
-	if most == 0 {
-		most = 8 * size
+	if limit == 0 {
+		limit = 8 * size
 	}
-	most = min(max(most, size), 1<<22)
-	t.keyWords = 1
-	if f == flow.IPv6 {
-		t.keyWords = maxKey
-	} else if t.ports != [2]bool{} {
-		t.keyWords = 2
+	keyWords = 1
+	switch {
+	case f == flow.IPv6:
+		keyWords = maxKey
+	case m.Mode.SrcPort || m.Mode.DstPort:
+		keyWords = 2
 	}
-	t.entries = newStore(int(most), t.keyWords, t.keyWords+hashState, seed)
-	return t
+	return int(min(max(limit, size), 1<<22)), keyWords
 }
 
 // hashLimit compiles xt_hashlimit.

@@ -40,10 +40,9 @@ const (
 // newStore returns a store for up to limit rows of width words, of which the first
 // keyWords are the key. Who knows the seed can choose keys that fill one bucket.
 func newStore(limit, keyWords, width int, seed [2]uint64) *store {
-	buckets := 1 << bits.Len(uint((limit-1)/storeLoad))
-	records := buckets + maxUsers
+	buckets, records, rows := storeDims(limit)
 	s := &store{
-		keyWords: keyWords, width: width, rows: min(storeRows, limit), limit: int64(limit), seed: seed,
+		keyWords: keyWords, width: width, rows: rows, limit: int64(limit), seed: seed,
 		heads: make([]atomic.Uint64, buckets), next: make([]atomic.Uint32, records),
 	}
 	s.words = make([]atomic.Uint64, records*s.rows*width)
@@ -54,6 +53,19 @@ func newStore(limit, keyWords, width int, seed [2]uint64) *store {
 		s.give(uint64(i))
 	}
 	return s
+}
+
+// storeDims returns what a store for up to limit rows has: buckets, records, and rows in a
+// record.
+func storeDims(limit int) (buckets, records, rows int) {
+	buckets = 1 << bits.Len(uint((limit-1)/storeLoad))
+	return buckets, buckets + maxUsers, min(storeRows, limit)
+}
+
+// storeBytes is how many bytes a store for up to limit rows of width words takes.
+func storeBytes(limit, width int) int {
+	buckets, records, rows := storeDims(limit)
+	return 8*buckets + 4*records + 8*records*rows*width
 }
 
 // spot is where a row was found, or is to be added: valid as long as nothing in its
