@@ -66,6 +66,8 @@ type Guard struct {
 	// socket ("uid 0"), else the remote address. Set it before the first Accept.
 	Owner func(net.Conn) string
 
+	refusals chan struct{} // holds as many as are being told that they are refused
+
 	mu    sync.Mutex
 	conns map[*guarded]bool
 	owned map[string]int
@@ -74,7 +76,10 @@ type Guard struct {
 
 // NewGuard puts limits on a listener.
 func NewGuard(l net.Listener, limits Limits) *Guard {
-	return &Guard{Listener: l, limits: limits, Owner: owner, conns: map[*guarded]bool{}, owned: map[string]int{}}
+	return &Guard{
+		Listener: l, limits: limits, Owner: owner, conns: map[*guarded]bool{}, owned: map[string]int{},
+		refusals: make(chan struct{}, maxRefusals),
+	}
 }
 
 // owner is the default of Guard.Owner.
@@ -121,16 +126,49 @@ func (g *Guard) Accept() (net.Conn, error) {
 		if admitted {
 			return a, nil
 		}
-		refuse(c)
+		g.refuse(c)
 	}
 }
 
-// refuse tells an HTTP client why, as far as that can be told without waiting.
-func refuse(c net.Conn) {
-	const text = "too many connections at once\n"
-	_ = c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
-	_, _ = fmt.Fprintf(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(text), text)
-	_ = c.Close()
+// What it may cost to tell clients why they are refused: so many at once, for so long and
+// so many bytes of their requests each. Those beyond are told as well, but may not hear it.
+const (
+	maxRefusals  = 64
+	refusalTime  = time.Second
+	refusalBytes = 1 << 20
+)
+
+const refusal = "too many connections at once\n"
+
+// refuse tells an HTTP client why it gets no place, in a goroutine of its own.
+func (g *Guard) refuse(c net.Conn) {
+	select {
+	case g.refusals <- struct{}{}:
+		go func() {
+			// Clients take an answer that comes before they have asked for an error.
+			_ = c.SetReadDeadline(time.Now().Add(refusalTime))
+			_, _ = c.Read(make([]byte, 1<<12))
+			sayNo(c)
+			// A socket that is closed with something unread tells the other end of a reset,
+			// and the answer may be lost (RFC 9112 section 9.6; unix_release_sock).
+			_, _ = io.CopyN(io.Discard, c, refusalBytes)
+			_ = c.Close()
+			<-g.refusals
+		}()
+	default:
+		sayNo(c)
+		_ = c.Close()
+	}
+}
+
+// sayNo answers with status 503, and ends the server's half of the connection. The buffer of
+// a new socket has room for it, so that it does not block.
+func sayNo(c net.Conn) {
+	_ = c.SetDeadline(time.Now().Add(refusalTime))
+	_, _ = fmt.Fprintf(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(refusal), refusal)
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
 }
 
 // admit gives a connection a place, that of victim if there was none.

@@ -41,8 +41,9 @@ type Tracker interface {
 	// that x expires by.
 	ExpectEvents(ctx context.Context, emit func(k flow.EventKind, x *expect.Expectation, now int64, lost uint64) error) error
 
-	// WriteRules prints the rules in force of a family; LoadRules puts tables into
-	// force in place of those of the same names.
+	// WriteRules prints the rules in force of a family, which are those of one moment
+	// however slowly w takes them. LoadRules puts tables into force in place of those of
+	// the same names; r may be a *bytes.Buffer, which is not copied.
 	WriteRules(ctx context.Context, w io.Writer, f flow.Family, counters bool) error
 	LoadRules(r io.Reader, name string, f flow.Family) error
 
@@ -63,15 +64,14 @@ type Server struct {
 	http    http.Server
 	guard   atomic.Pointer[Guard]
 	streams streams
-	prints  chan struct{} // holds as many as print or read rules at once
+	readers readers       // of rules
+	texts   texts         // of rules to load
+	loading chan struct{} // holds the one who reads rules and puts them into force
 }
-
-// maxPrints is how many requests may print or read whole rulesets at once.
-const maxPrints = 2
 
 // NewServer makes a server; format is the default for text, now the clock.
 func NewServer(t Tracker, format export.Format, now func() time.Time) *Server {
-	s := &Server{tracker: t, format: format, now: now, prints: make(chan struct{}, maxPrints)}
+	s := &Server{tracker: t, format: format, now: now, loading: make(chan struct{}, 1)}
 	mux := http.NewServeMux()
 	for pattern, h := range s.routes() {
 		mux.HandleFunc(pattern, handle(h))
@@ -236,10 +236,12 @@ func handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		a := &answer{ResponseWriter: w}
 		err := h(a, r)
-		if err == nil || r.Context().Err() != nil { // done, or nobody is there any more
+		if err == nil {
 			return
 		}
-		if a.begun {
+		// A client that has closed its half of the connection counts as gone, though it may
+		// still read: what it gets must not look complete.
+		if a.begun || r.Context().Err() != nil {
 			panic(http.ErrAbortHandler)
 		}
 		code := http.StatusInternalServerError
@@ -250,8 +252,10 @@ func handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 			code = http.StatusNotFound
 		case errors.Is(err, flow.ErrExists), errors.Is(err, flow.ErrBusy), errors.Is(err, expect.ErrBusy):
 			code = http.StatusConflict
-		case errors.Is(err, errStreams):
+		case errors.Is(err, errStreams), errors.Is(err, errTexts):
 			code = http.StatusServiceUnavailable
+		case errors.As(err, new(*http.MaxBytesError)):
+			code = http.StatusRequestEntityTooLarge
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(code)
