@@ -11,6 +11,7 @@ import (
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/perf/netlab"
+	"github.com/xdpct/xdpct/policy/syntax"
 )
 
 // TestCountsBesideReloads counts for a rule while rules are loaded, counters read, and
@@ -25,12 +26,16 @@ func TestCountsBesideReloads(t *testing.T) {
 		if err != nil {
 			return 0, err
 		}
-		for _, rule := range r.Table("filter").Chain("FORWARD").Rules {
-			if rule.Text("FORWARD")+"\n" == stays {
-				return rule.Count.Packets, nil
+		err = errors.New("the rule is gone")
+		r.Each(func(_ *syntax.Table, c *syntax.Chain, _ syntax.Count, rules []syntax.Count) bool {
+			for i, rule := range c.Rules {
+				if rule.Text("FORWARD")+"\n" == stays {
+					n, err = rules[i].Packets, nil
+				}
 			}
-		}
-		return 0, errors.New("the rule is gone")
+			return true
+		})
+		return n, err
 	}
 
 	var all, readers sync.WaitGroup

@@ -11,7 +11,7 @@ import (
 // Counted is a Ruleset with counters that are not those of its file. It does not change,
 // and takes no more memory than they do.
 type Counted struct {
-	*Ruleset
+	ruleset *Ruleset
 	// In the order of the tables, of their chains, and of the rules of those; nil: those
 	// of the file.
 	chains, rules []Count
@@ -19,7 +19,7 @@ type Counted struct {
 
 // WithCounts returns the rules with the counters that the functions say.
 func (r *Ruleset) WithCounts(ofChain func(*Chain) Count, ofRule func(*Rule) Count) *Counted {
-	out := &Counted{Ruleset: r, chains: make([]Count, 0, r.numChains()), rules: make([]Count, 0, r.NumRules())}
+	out := &Counted{ruleset: r, chains: make([]Count, 0, r.numChains()), rules: make([]Count, 0, r.NumRules())}
 	for _, t := range r.Tables {
 		for _, c := range t.Chains {
 			out.chains = append(out.chains, ofChain(c))
@@ -35,7 +35,7 @@ func (r *Ruleset) WithCounts(ofChain func(*Chain) Count, ofRule func(*Rule) Coun
 // until it returns false. What it is given must not be changed.
 func (r *Counted) Each(visit func(t *Table, c *Chain, policy Count, rules []Count) bool) {
 	chain, rule := 0, 0
-	for _, t := range r.Tables {
+	for _, t := range r.ruleset.Tables {
 		for _, c := range t.Chains {
 			if !visit(t, c, r.chains[chain], r.rules[rule:rule+len(c.Rules)]) {
 				return
@@ -50,7 +50,7 @@ func (r *Counted) Each(visit func(t *Table, c *Chain, policy Count, rules []Coun
 func (r *Counted) WriteTo(w io.Writer, counters bool) error {
 	b := bufio.NewWriterSize(w, 1<<16)
 	chain, rule := 0, 0 // the first of the table
-	for _, t := range r.Tables {
+	for _, t := range r.ruleset.Tables {
 		fmt.Fprintf(b, "*%s\n", t.Name)
 		first := make([]int, len(t.Chains)) // rule of each chain
 		for i, c := range t.Chains {

@@ -115,7 +115,7 @@ func (r *Rule) Text(chain string) string {
 // WriteTo prints the rules as iptables-save does (with counters: as iptables-save
 // -c does), without comments. What it prints is read back as the same Ruleset.
 func (r *Ruleset) WriteTo(w io.Writer, counters bool) error {
-	return (&Counted{Ruleset: r}).WriteTo(w, counters)
+	return (&Counted{ruleset: r}).WriteTo(w, counters)
 }
 
 // String is WriteTo without counters.
