@@ -275,6 +275,8 @@ func decodeHop(h *route.NextHop, typ uint16, v []byte) {
 		h.Index = int(u32(v))
 	case unix.RTA_GATEWAY:
 		h.Gateway = gateway(v)
+	case unix.RTA_FLOW:
+		h.Realms = u32(v)
 	case unix.RTA_VIA: // of the other family
 		if len(v) > 2 {
 			h.Gateway = gateway(v[2:])
@@ -360,7 +362,9 @@ func decodeRule(m message) (r route.Rule, unknown []uint16, ok bool) {
 			r.TOS, r.TOSMask = u8(v)<<2, 0xfc
 		case fraDSCPMask:
 			r.TOSMask = u8(v) << 2
-		case unix.FRA_FLOW, unix.FRA_PROTOCOL, unix.FRA_PAD:
+		case unix.FRA_FLOW:
+			r.Realms = u32(v)
+		case unix.FRA_PROTOCOL, unix.FRA_PAD:
 		case fraSportMask, fraDportMask:
 			if u16(v) != 0xffff {
 				unknown = append(unknown, typ)

@@ -3,6 +3,7 @@ package mirror
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -125,4 +126,31 @@ func FuzzMessages(f *testing.F) {
 			t.Errorf("%d messages of %d bytes", n, len(b))
 		}
 	})
+}
+
+// TestRealms: routes, each of several next hops, and rules have the realms that the kernel
+// gives them; what a packet has is told by both, and by the way back to its source.
+func TestRealms(t *testing.T) {
+	l := newLab(t, nil)
+	for _, line := range []string{
+		"route add 20.0.0.0/8 via 10.1.0.2 realms 7/6", "route add 21.0.0.0/8 via 10.1.0.2 realm 9", "route add 22.0.0.0/8 via 10.1.0.2",
+		"rule add to 22.0.0.0/8 realms 3/4 table main", "route add 23.0.0.0/8 nexthop via 10.1.0.2 realm 11 nexthop via 10.1.1.2 realm 11",
+	} {
+		l.must(line)
+	}
+	address := func(s string) flow.Addr { return flow.AddrFrom(netip.MustParseAddr(s)) }
+	for _, c := range []struct {
+		src, dst string
+		want     uint32
+	}{
+		{"24.0.0.1", "20.0.0.1", 7<<16 | 6}, {"24.0.0.1", "21.0.0.1", 9}, {"21.0.0.1", "23.0.0.1", 9<<16 | 11}, {"24.0.0.1", "22.0.0.1", 3<<16 | 4},
+		{"22.0.0.1", "21.0.0.1", 4<<16 | 9}, {"20.0.0.1", "24.0.0.1", 6 << 16}, {"21.0.0.1", "20.0.0.1", 7<<16 | 6},
+	} {
+		within(t, c.src+" to "+c.dst, func() bool {
+			table, k := l.m.Table(), route.Key{Family: flow.IPv4, Src: address(c.src), Dst: address(c.dst), In: 0}
+			h := table.Lookup(k)
+			return table.Realms(&h, k) == c.want
+		})
+	}
+	l.agrees("realms")
 }

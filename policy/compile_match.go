@@ -156,6 +156,8 @@ func (*compiler) otherMatch(m syntax.Match) (conds []condition, ok bool) {
 		return pktType(m), true
 	case *syntax.Policy:
 		return ipsecPolicy(m), true
+	case *syntax.Realm:
+		return realm(m), true
 	case *syntax.RPFilter:
 		return rpFilter(m), true
 	case *syntax.RT:

@@ -141,6 +141,11 @@ func devGroup(m *syntax.DevGroup) []condition {
 	return []condition{varying(func(v *View) bool { return holds(&m.Src, v, v.In) && holds(&m.Dst, v, v.Out) })}
 }
 
+// realm compiles xt_realm. Routes may change while a connection lives.
+func realm(m *syntax.Realm) []condition {
+	return []condition{varying(func(v *View) bool { return (m.Realm.V == v.Env.Realms()&m.Realm.Mask) != m.Realm.Not })}
+}
+
 // frag compiles ip6t_frag: datagrams are whole when rules see them, so it never holds.
 func frag(*syntax.Frag) []condition {
 	return []condition{pure(func(*View) bool { return false })}

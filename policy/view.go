@@ -81,6 +81,9 @@ type Env interface {
 	// Counted notes which rules count the connection that Connection returned: a list of
 	// the shard's Members.
 	Counted(list uint32)
+	// Realms returns the realms of the packet's route, that of the source in the upper 16
+	// bits; 0 before it is routed.
+	Realms() uint32
 	// Group returns the group of an interface, 0 if it has none.
 	Group(dev int) uint32
 	// Log logs the packet as it is now.

@@ -38,6 +38,34 @@ type Hop struct {
 	// Varies: other packets of the connection may go elsewhere, since a rule or a
 	// route asks for their TOS. It must not be kept for them.
 	Varies bool
+	// realms of the next hop and of the rule that led to it: the source's in the upper
+	// 16 bits (RTA_FLOW, FRA_FLOW).
+	hopRealms, ruleRealms uint32
+}
+
+// Realms returns the realms of a packet that is sent by h: that of its destination in the
+// lower 16 bits, that of its source in the upper ones (dst_entry.tclassid). k is what h
+// was looked up by. IPv6 has none.
+func (t *Table) Realms(h *Hop, k Key) uint32 {
+	if k.Family != flow.IPv4 {
+		return 0
+	}
+	back, source := uint32(0), Key{Family: k.Family, Src: k.Dst, Dst: k.Src, In: -1, Mark: k.Mark, TOS: k.TOS}
+	if s, r := t.lookup(&source); r != nil { // fib_combine_itag
+		if back = s.hopRealms << 16; back == 0 {
+			back = s.ruleRealms << 16
+		}
+		back |= s.ruleRealms >> 16
+	}
+	id := h.hopRealms
+	for _, tag := range [2]uint32{h.ruleRealms, back} { // set_class_tag
+		for _, half := range [2]uint32{0xffff, 0xffff << 16} {
+			if id&half == 0 {
+				id |= tag & half
+			}
+		}
+	}
+	return id
 }
 
 // legacyTOS are the bits of TOS that routes and rules by TOS ask for (INET_DSCP_LEGACY_TOS_MASK).
@@ -82,6 +110,7 @@ func (t *Table) lookup(k *Key) (Hop, *Route) {
 		case ToTable:
 			found, route, ok := t.search(h, table, r, k, dst, src)
 			if ok {
+				found.ruleRealms = r.Realms
 				return found, route
 			}
 			h.Varies = found.Varies
@@ -194,7 +223,7 @@ func (t *Table) follow(h *Hop, r *Route, k *Key, dst netip.Addr) bool {
 	if !ok {
 		return false
 	}
-	h.Next = dst
+	h.Next, h.hopRealms = dst, n.Realms
 	if n.Gateway.IsValid() {
 		h.Next = n.Gateway
 	}

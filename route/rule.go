@@ -51,6 +51,7 @@ type Rule struct {
 	SuppressLen int
 	// SuppressGroup: routes by interfaces of this group do not count; -1: all do.
 	SuppressGroup int
+	Realms        uint32 // FRA_FLOW of IPv4, as NextHop.Realms
 
 	in int // number of In: one of those below, or an interface
 }

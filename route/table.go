@@ -70,6 +70,7 @@ type NextHop struct {
 	Gateway netip.Addr // the zero Addr: the destination is on the link
 	Weight  int        // at least 1
 	Dead    bool       // RTNH_F_DEAD: its interface is down
+	Realms  uint32     // RTA_FLOW of IPv4: the destination's in the lower 16 bits, the source's in the upper
 }
 
 // same reports whether two next hops are the same one, whatever their state.

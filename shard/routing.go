@@ -24,10 +24,7 @@ func (s *Shard) routeInput(t *transit) flow.Reason {
 		v.Action = Host
 		return flow.NoReason
 	}
-	t.hop = routes.Lookup(route.Key{
-		Family: p.Family, Src: e.src, Dst: e.dst, In: p.In, Mark: t.view.Mark, TOS: p.TOS(),
-		Proto: p.Proto, SrcPort: e.sport, DstPort: e.dport,
-	})
+	t.hop = routes.Lookup(t.routeKey())
 	t.hasHop = true
 	switch t.hop.Kind {
 	case route.Local:

@@ -232,6 +232,23 @@ func (t *transit) InAddr(dev int, f flow.Family, to flow.Addr) (flow.Addr, bool)
 	return routes.Interfaces[dev].Source(f, next)
 }
 
+// Realms implements policy.Env. A bridge has no routes.
+func (t *transit) Realms() uint32 {
+	if t.s.forward.Routes == nil || !t.hasHop {
+		return 0
+	}
+	return t.s.forward.Routes.Realms(&t.hop, t.routeKey())
+}
+
+// routeKey is what the route of the packet depends on.
+func (t *transit) routeKey() route.Key {
+	e, p := &t.routed, t.p
+	return route.Key{
+		Family: p.Family, Src: e.src, Dst: e.dst, In: p.In, Mark: t.view.Mark, TOS: p.TOS(),
+		Proto: p.Proto, SrcPort: e.sport, DstPort: e.dport,
+	}
+}
+
 // Group implements policy.Env. The ports of a bridge are in none.
 func (t *transit) Group(dev int) uint32 {
 	if routes := t.s.forward.Routes; routes != nil && dev >= 0 && dev < len(routes.Interfaces) {

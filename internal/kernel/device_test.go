@@ -28,11 +28,22 @@ type lab struct {
 	mtu [2]int // of the interfaces, by side; 0: 1500
 	// remote says that there is a default route, by host 1 of side B.
 	remote bool
-	narrow int // MTU of the routes to host narrowHost of either side; 0: that of the interface
+	realms bool // the routes to host narrowHost have realms: 5 on side A, 7/6 (of a source, of a destination) on side B
+	narrow int  // MTU of the routes to host narrowHost of either side; 0: that of the interface
 }
 
 // narrowHost is the host to which a route with an MTU of its own may lead.
 const narrowHost = Hosts
+
+func (l *lab) realmsOf(s Side) int {
+	switch {
+	case !l.realms:
+		return 0
+	case s == A:
+		return 5
+	}
+	return 7<<16 | 6
+}
 
 func (l *lab) mtuOf(s Side) int {
 	if l.mtu[s] == 0 {
@@ -114,7 +125,7 @@ func makeLinux(l *lab, f flow.Family, sysctls map[string]string) (*Oracle, error
 			err = errors.Join(err, o.SetMTU(s, l.mtu[s]))
 		}
 		if l.narrow != 0 {
-			err = errors.Join(err, o.AddRoute(s, netip.PrefixFrom(s.Host(narrowHost, f), s.Host(narrowHost, f).BitLen()), l.narrow))
+			err = errors.Join(err, o.AddRoute(s, netip.PrefixFrom(s.Host(narrowHost, f), s.Host(narrowHost, f).BitLen()), l.narrow, l.realmsOf(s)))
 		}
 	}
 	if l.remote {
@@ -293,7 +304,8 @@ func labRoutes(l *lab) *route.Table {
 				if a.Is6() {
 					n = s.Host(narrowHost, flow.IPv6)
 				}
-				t.Add(&route.Route{Table: route.TableMain, Dst: netip.PrefixFrom(n, n.BitLen()), Kind: route.Unicast, Hops: hop, MTU: l.narrow})
+				narrow := []route.NextHop{{Out: int(s), Weight: 1, Realms: uint32(l.realmsOf(s))}}
+				t.Add(&route.Route{Table: route.TableMain, Dst: netip.PrefixFrom(n, n.BitLen()), Kind: route.Unicast, Hops: narrow, MTU: l.narrow})
 			}
 		}
 		t.Add(&route.Route{Table: route.TableLocal, Dst: netip.PrefixFrom(s.Host(255, flow.IPv4), 32), Kind: route.Broadcast, Hops: hop})

@@ -71,14 +71,15 @@ func (o *Oracle) SetMTU(s Side, mtu int) error {
 	return o.router.Netlink().LinkSetMTU(link, mtu)
 }
 
-// AddRoute adds a route that leads to neighbours on a side, with an MTU of its own.
-func (o *Oracle) AddRoute(s Side, dst netip.Prefix, mtu int) error {
+// AddRoute adds a route that leads to neighbours on a side, with an MTU of its own and,
+// unless they are 0, with realms.
+func (o *Oracle) AddRoute(s Side, dst netip.Prefix, mtu, realms int) error {
 	link, err := o.router.Link(fmt.Sprintf("r%d", s))
 	if err != nil {
 		return err
 	}
 	return o.router.Netlink().RouteAdd(&netlink.Route{
-		LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, MTU: mtu,
+		LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, MTU: mtu, Realm: realms,
 		Dst: &net.IPNet{IP: dst.Addr().AsSlice(), Mask: net.CIDRMask(dst.Bits(), dst.Addr().BitLen())},
 	})
 }

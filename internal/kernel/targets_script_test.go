@@ -125,3 +125,27 @@ func rulesOf(lines []string) (s string) {
 	}
 	return s
 }
+
+// TestRealmsAgree: the realms of the routes to where a packet goes and to where it came
+// from.
+func TestRealmsAgree(t *testing.T) {
+	testenv.Root(t)
+	testenv.Program(t, "iptables-restore")
+	pin(t)
+	var b strings.Builder
+	b.WriteString("*filter\n:FORWARD ACCEPT [0:0]\n:INPUT DROP [0:0]\n")
+	for _, src := range []int{0, 5, 6, 7} {
+		for _, dst := range []int{0, 5, 6, 7} {
+			fmt.Fprintf(&b, "-A FORWARD -m realm --realm %#x\n", src<<16|dst)
+		}
+	}
+	b.WriteString("-A FORWARD -m realm ! --realm 5/0xffff\nCOMMIT\n*mangle\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -m realm --realm 6/0xffff\nCOMMIT\n")
+	tr := &trial{family: flow.IPv4, rules: b.String(), shards: shardCounts[:1], lab: lab{realms: true, narrow: 1400}}
+	for i, hosts := range [][2]int{{1, 1}, {1, narrowHost}, {narrowHost, 1}, {narrowHost, narrowHost}, {narrowHost, narrowHost}} {
+		for from := range Side(2) {
+			d := packet.AppendUDP(nil, between(from, hosts[from], hosts[from^1], flow.IPv4), 5, 5, make([]byte, i+1))
+			tr.acts = append(tr.acts, act{from: from, what: fmt.Sprintf("datagram %d", i), frames: func(int) [][]byte { return [][]byte{Frame(from, d)} }})
+		}
+	}
+	tr.check(t)
+}

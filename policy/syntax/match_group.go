@@ -40,3 +40,16 @@ func (m *DevGroup) Hooks() []string {
 }
 
 func (m *DevGroup) check(*Rule, place) error { return atLeastOne(m.options()) }
+
+// Realm is xt_realm: the realms of the routes that a packet takes.
+type Realm struct{ Realm Masked }
+
+// Name returns the name of the match.
+func (m *Realm) Name() string { return "realm" }
+
+func (m *Realm) options() []option { return []option{{name: "--realm", value: &m.Realm}} }
+
+// Hooks returns the chains that it may be reached from.
+func (m *Realm) Hooks() []string { return []string{"INPUT", "FORWARD", "OUTPUT", "POSTROUTING"} }
+
+func (m *Realm) check(*Rule, place) error { return atLeastOne(m.options()) }

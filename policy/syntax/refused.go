@@ -13,7 +13,6 @@ var cannotMatch = map[string]string{
 	"owner":   "forwarded packets have no owner: no process of this host sent them",
 	"physdev": "tells the ports of a kernel bridge apart; here -i and -o name them",
 	"rateest": "estimators are the kernel's; -m hashlimit --hashlimit-rate-match compares rates",
-	"realm":   "realms of routes are not followed; match addresses (-d), or mark what they are for (-j MARK)",
 	"set":     "sets are in the kernel (ipset), where these packets are not; list the members as rules, or ranges with -m iprange",
 	"socket":  "asks for a socket of this host, which forwarded packets do not have; -m addrtype --dst-type LOCAL tells what is for the host",
 	"srh":     "has no match of its own; -m rt --rt-type 4 matches segment routing headers",

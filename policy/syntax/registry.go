@@ -43,6 +43,7 @@ var matches = map[string]kind[Match]{
 	"pkttype":    both(func(flow.Family) Match { return newPktType() }),
 	"policy":     both(func(f flow.Family) Match { return newPolicy(f) }),
 	"quota":      both(func(flow.Family) Match { return newQuota() }),
+	"realm":      v4("", func(flow.Family) Match { return &Realm{} }),
 	"recent":     both(func(f flow.Family) Match { return newRecent(f) }),
 	"rpfilter":   both(func(flow.Family) Match { return &RPFilter{} }),
 	"rt":         v6("", func(flow.Family) Match { return newRT() }),
