@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"go.yaml.in/yaml/v3"
 
@@ -76,6 +77,9 @@ type PortConfig struct {
 	// VLANs are the zones of packets with a VLAN tag, by its id (the outer one).
 	VLANs map[uint16]PortZone `yaml:"vlans"`
 }
+
+// maxCPUs is how many CPUs a set of them has room for (cpu_set_t).
+const maxCPUs = 1024
 
 // DefaultControl is where `run` listens and the other commands look.
 const DefaultControl = "/run/xdpct.sock"
@@ -284,6 +288,14 @@ func (c *Config) Validate() error {
 	}
 	if c.Shards > 0 && len(c.CPUs) > 0 && len(c.CPUs) < c.Shards {
 		return bad("cpus", "%d for %d shards", len(c.CPUs), c.Shards)
+	}
+	for i, n := range c.CPUs {
+		if n < 0 || n >= maxCPUs {
+			return bad("cpus", "%d is not from 0 to %d", n, maxCPUs-1)
+		}
+		if slices.Contains(c.CPUs[:i], n) {
+			return bad("cpus", "%d appears twice", n)
+		}
 	}
 	switch c.XDP {
 	case rx.ModeAuto, rx.ModeDriver, rx.ModeGeneric:

@@ -194,9 +194,14 @@ func (e *Engine) makeWorkers(n int) error {
 	if e.umem, err = rx.NewUMEM(perShard*n, e.cfg.FrameSize); err != nil {
 		return err
 	}
-	cpus := e.cfg.CPUs
+	cpus, allowed := e.cfg.CPUs, allowedCPUs()
 	if len(cpus) == 0 {
-		cpus = allowedCPUs()
+		cpus = allowed
+	}
+	for _, c := range cpus {
+		if !slices.Contains(allowed, c) {
+			return &configError{"cpus", fmt.Sprintf("%d is offline, or no CPU that this process may use: those are %v", c, allowed)}
+		}
 	}
 	start := time.Now()
 	sc := e.cfg.Settings.shardConfig(n, &e.secret, &e.cfg.Zoning)
