@@ -78,11 +78,10 @@ func (q *datagram[F]) insert(f *packet.Fragment, frame F) placing {
 }
 
 // complete returns the datagram, all of which is there.
-func (q *datagram[F]) complete() *Datagram[F] {
-	d := &Datagram[F]{}
+func (q *datagram[F]) complete(d *Datagram[F]) {
+	d.Frames, d.Fragments = d.Frames[:0], d.Fragments[:0]
 	for i := range q.pieces {
 		d.Frames = append(d.Frames, q.pieces[i].frame)
 		d.Fragments = append(d.Fragments, q.pieces[i].Fragment)
 	}
-	return d
 }

@@ -55,6 +55,9 @@ type Table[F any] struct {
 	look      int64             // when Expire will look again
 	from      map[flow.Addr]int // frames held, by source
 	drop      func(frame F, r flow.Reason)
+
+	free []*datagram[F] // those that are done with, for others
+	done Datagram[F]    // the one that Add has returned last
 }
 
 // New makes a table. drop is told of every frame that goes without its datagram
@@ -75,7 +78,8 @@ type Datagram[F any] struct {
 // Add takes a fragment, at the time now in milliseconds. p.Kind must be
 // packet.Fragmented. If the fragment completes its datagram, that is returned.
 // Otherwise r says what became of the frame: with ReasonFragmentHeld the table
-// keeps it, with any other reason it is dropped and the caller's again.
+// keeps it, with any other reason it is dropped and the caller's again. The datagram is
+// valid until the next Add.
 func (t *Table[F]) Add(p *packet.Packet, frame F, now int64) (d *Datagram[F], r flow.Reason) {
 	q := t.datagrams[p.Key]
 	if p.Reason != flow.NoReason { // nothing good comes of the others either
@@ -119,10 +123,36 @@ func (t *Table[F]) Add(p *packet.Packet, frame F, now int64) (d *Datagram[F], r 
 				t.drop(q.pieces[i].frame, flow.ReasonFragmentECN)
 			}
 		}
+		t.recycle(q)
 		return nil, flow.ReasonFragmentECN
 	}
 	t.forget(q)
-	return q.complete(), flow.NoReason
+	q.complete(&t.done)
+	t.recycle(q)
+	return &t.done, flow.NoReason
+}
+
+// maxFree is how many datagrams that are done with are kept for others.
+const maxFree = 64
+
+// blank returns an empty datagram.
+func (t *Table[F]) blank() *datagram[F] {
+	n := len(t.free)
+	if n == 0 {
+		return &datagram[F]{}
+	}
+	q := t.free[n-1]
+	t.free = t.free[:n-1]
+	return q
+}
+
+// recycle keeps a datagram that nothing refers to any more for others.
+func (t *Table[F]) recycle(q *datagram[F]) {
+	if len(t.free) < maxFree {
+		clear(q.pieces)
+		*q = datagram[F]{pieces: q.pieces[:0]}
+		t.free = append(t.free, q)
+	}
 }
 
 func (t *Table[F]) begin(p *packet.Packet, now int64) *datagram[F] {
@@ -130,7 +160,8 @@ func (t *Table[F]) begin(p *packet.Packet, now int64) *datagram[F] {
 	if p.Family == flow.IPv6 {
 		life = t.cfg.TimeoutIPv6
 	}
-	q := &datagram[F]{key: p.Key, expires: now + life, old: t.newest}
+	q := t.blank()
+	q.key, q.expires, q.old = p.Key, now+life, t.newest
 	if t.newest != nil {
 		t.newest.newer = q
 	} else {
@@ -192,6 +223,7 @@ func (t *Table[F]) remove(q *datagram[F], r flow.Reason) {
 	for i := range q.pieces {
 		t.drop(q.pieces[i].frame, r)
 	}
+	t.recycle(q)
 }
 
 // forget takes a datagram out of the table.

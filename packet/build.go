@@ -17,27 +17,32 @@ type IP struct {
 
 // AppendIP appends an IP datagram that carries payload.
 func AppendIP(b []byte, ip IP, proto flow.Proto, payload []byte) []byte {
+	return append(appendHeader(b, ip, proto, len(payload)), payload...)
+}
+
+// appendHeader appends the IP header of a datagram with n bytes of payload.
+func appendHeader(b []byte, ip IP, proto flow.Proto, n int) []byte {
 	ttl := ip.TTL
 	if ttl == 0 {
 		ttl = 64
 	}
-	src, dst := ip.Src.AsSlice(), ip.Dst.AsSlice()
 	at := len(b)
 	if ip.Src.Is4() {
+		src, dst := ip.Src.As4(), ip.Dst.As4()
 		b = append(b, 0x45, 0)
-		b = binary.BigEndian.AppendUint16(b, uint16(ipv4Len+len(payload)))
+		b = binary.BigEndian.AppendUint16(b, uint16(ipv4Len+n))
 		b = binary.BigEndian.AppendUint16(b, ip.ID)
 		b = append(b, 0, 0, ttl, byte(proto), 0, 0)
-		b = append(append(b, src...), dst...)
+		b = append(append(b, src[:]...), dst[:]...)
 		binary.BigEndian.PutUint16(b[at+10:], ^sum(b[at:], 0))
-	} else {
-		b = append(b, 0x60, 0)
-		b = binary.BigEndian.AppendUint16(b, ip.ID)
-		b = binary.BigEndian.AppendUint16(b, uint16(len(payload)))
-		b = append(b, byte(proto), ttl)
-		b = append(append(b, src...), dst...)
+		return b
 	}
-	return append(b, payload...)
+	src, dst := ip.Src.As16(), ip.Dst.As16()
+	b = append(b, 0x60, 0)
+	b = binary.BigEndian.AppendUint16(b, ip.ID)
+	b = binary.BigEndian.AppendUint16(b, uint16(n))
+	b = append(b, byte(proto), ttl)
+	return append(append(b, src[:]...), dst[:]...)
 }
 
 // Segment is a TCP segment to build.
@@ -51,20 +56,22 @@ type Segment struct {
 
 // AppendTCP appends an IP datagram with a TCP segment between two ports.
 func AppendTCP(b []byte, ip IP, sport, dport uint16, s Segment) []byte {
-	opts := s.Options
-	for len(opts)%4 != 0 {
-		opts = append(opts[:len(opts):len(opts)], 0)
+	options := (len(s.Options) + 3) &^ 3
+	b = appendHeader(b, ip, flow.TCP, 20+options+len(s.Payload))
+	at := len(b)
+	b = binary.BigEndian.AppendUint16(b, sport)
+	b = binary.BigEndian.AppendUint16(b, dport)
+	b = binary.BigEndian.AppendUint32(b, s.Seq)
+	b = binary.BigEndian.AppendUint32(b, s.Ack)
+	b = append(b, byte(5+options/4)<<4, byte(s.Flags))
+	b = binary.BigEndian.AppendUint16(b, s.Window)
+	b = append(append(b, 0, 0, 0, 0), s.Options...)
+	for len(b) < at+20+options {
+		b = append(b, 0)
 	}
-	seg := binary.BigEndian.AppendUint16(nil, sport)
-	seg = binary.BigEndian.AppendUint16(seg, dport)
-	seg = binary.BigEndian.AppendUint32(seg, s.Seq)
-	seg = binary.BigEndian.AppendUint32(seg, s.Ack)
-	seg = append(seg, byte(5+len(opts)/4)<<4, byte(s.Flags))
-	seg = binary.BigEndian.AppendUint16(seg, s.Window)
-	seg = append(seg, 0, 0, 0, 0)
-	seg = append(append(seg, opts...), s.Payload...)
-	setChecksum(seg, 16, ip, flow.TCP)
-	return AppendIP(b, ip, flow.TCP, seg)
+	b = append(b, s.Payload...)
+	setChecksum(b[at:], 16, ip, flow.TCP)
+	return b
 }
 
 // AppendUDP appends an IP datagram with a UDP datagram between two ports.
@@ -121,15 +128,17 @@ func AppendChunk(b []byte, typ, flags uint8, value []byte) []byte {
 // family of ip. rest is the second word of the header: identifier and sequence
 // number, or what an error has there.
 func AppendICMP(b []byte, ip IP, typ, code uint8, rest uint32, payload []byte) []byte {
-	m := append([]byte{typ, code, 0, 0}, 0, 0, 0, 0)
-	binary.BigEndian.PutUint32(m[4:], rest)
-	m = append(m, payload...)
 	proto := flow.ICMP
 	if ip.Src.Is6() {
 		proto = flow.ICMPv6
 	}
-	setChecksum(m, 2, ip, proto)
-	return AppendIP(b, ip, proto, m)
+	b = appendHeader(b, ip, proto, icmpLen+len(payload))
+	at := len(b)
+	b = append(b, typ, code, 0, 0)
+	b = binary.BigEndian.AppendUint32(b, rest)
+	b = append(b, payload...)
+	setChecksum(b[at:], 2, ip, proto)
+	return b
 }
 
 // setChecksum fills in the checksum at offset at of a segment.

@@ -13,7 +13,9 @@ const (
 // Ethernet address, nil if that is not known, and quote the packet that came.
 func AppendRedirect(b []byte, src, to, target, dst netip.Addr, mac *[6]byte, quote []byte) []byte {
 	const redirect = 137 // NDISC_REDIRECT
-	body := append(target.AsSlice(), dst.AsSlice()...)
+	var room [maxErrorV6]byte
+	t, d := target.As16(), dst.As16()
+	body := append(append(room[:0], t[:]...), d[:]...)
 	if mac != nil {
 		body = append(append(body, ndTargetLinkLayer, 1), mac[:]...)
 	}

@@ -1,6 +1,9 @@
 package policy
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // Code is what the rules are for the packets of one direction of a connection in
 // one state: the walk over them, with all that is constant decided.
@@ -40,19 +43,37 @@ const (
 // maxOps bounds the Code of a hook: where more is left, walking is as good.
 const maxOps = 512
 
-// Special makes Code, hook by hook.
+// Clone returns a copy of code that Special has made, which lasts.
+func (c *Code) Clone() *Code {
+	d := *c
+	d.counts = slices.Clone(c.counts)
+	for h := range d.hooks {
+		d.hooks[h] = slices.Clone(c.hooks[h])
+		for i := range d.hooks[h] {
+			o := &d.hooks[h][i]
+			o.conds = slices.Clone(o.conds)
+		}
+	}
+	return &d
+}
+
+// Special makes Code, hook by hook. Most of it is found to be there already, so it is made in
+// buffers that the next one is made in again.
 type Special struct {
-	code *Code
-	key  []byte // tells codes apart
-	ops  []op
-	big  bool
-	done bool // a hook before ends in a constant Drop
+	code  Code
+	key   []byte // tells codes apart
+	ops   []op   // of the hook under way
+	hooks [NumHooks][]op
+	conds []condition
+	big   bool
+	done  bool // a hook before ends in a constant Drop
 }
 
 // Begin starts to make Code for packets that come in and go out by the given
 // interfaces.
 func (s *Special) Begin(in, out int) {
-	*s = Special{code: &Code{Plain: true, Verdict: Accept, In: in, Out: out}, key: s.key[:0]}
+	s.code = Code{Plain: true, Verdict: Accept, In: in, Out: out, counts: s.code.counts[:0]}
+	s.key, s.conds, s.big, s.done = s.key[:0], s.conds[:0], false, false
 	s.key = binary.AppendVarint(s.key, int64(in))
 	s.key = binary.AppendVarint(s.key, int64(out))
 }
@@ -64,11 +85,12 @@ func (s *Special) Hook(p *Program, h Hook, v *View) {
 	if c == nil || s.done || s.big {
 		return
 	}
-	s.ops = nil
+	s.ops = s.hooks[h][:0]
 	if s.chain(c, v) {
 		s.emit(op{kind: opCount, count: c.count})
 		s.emit(op{kind: opResult, result: c.policy})
 	}
+	s.hooks[h] = s.ops
 	if s.big {
 		return
 	}
@@ -102,8 +124,8 @@ func (s *Special) note(h Hook) {
 func (s *Special) Out() int { return s.code.Out }
 
 // End returns the code, and a key that two codes share if they are the same. ok is
-// false if there is too much left of the rules.
-func (s *Special) End() (c *Code, key []byte, ok bool) { return s.code, s.key, !s.big }
+// false if there is too much left of the rules. Both are valid until the next Begin.
+func (s *Special) End() (c *Code, key []byte, ok bool) { return &s.code, s.key, !s.big }
 
 func (s *Special) emit(o op) int {
 	if len(s.ops) >= maxOps {
@@ -126,7 +148,7 @@ func (s *Special) chain(c *chain, v *View) (falls bool) {
 		if !r.base(v) {
 			continue
 		}
-		conds, never := r.left(v)
+		conds, never := s.left(r, v)
 		if never && conds == nil {
 			continue
 		}
@@ -184,23 +206,25 @@ func (s *Special) body(c *chain, r *rule, v *View, ends *[]int) (ended bool) {
 // left returns the conditions of a rule that a packet like v has to be asked for.
 // never says that it will not match whatever they say; the conditions are then those
 // that remember, which are asked all the same.
-func (r *rule) left(v *View) (conds []condition, never bool) {
+func (s *Special) left(r *rule, v *View) (conds []condition, never bool) {
+	from := len(s.conds)
 	for _, c := range r.conds {
 		if !c.constant() {
-			conds = append(conds, c)
+			s.conds = append(s.conds, c)
 			continue
 		}
 		if c.holds(v) {
 			continue
 		}
-		for _, c := range conds {
+		for _, c := range s.conds[from:] {
 			if _, ok := c.(stateful); ok {
-				return conds, true
+				return s.conds[from:len(s.conds):len(s.conds)], true
 			}
 		}
+		s.conds = s.conds[:from]
 		return nil, true
 	}
-	return conds, false
+	return s.conds[from:len(s.conds):len(s.conds)], false
 }
 
 // Count lets a packet of so many bytes count for plain code.

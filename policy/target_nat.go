@@ -34,7 +34,8 @@ func setNAT(t *syntax.NAT) action {
 			v.NoAddress = true
 			return Drop
 		}
-		v.NAT, v.masquerade = &r, t.Kind == syntax.Masquerade
+		v.mapped = r
+		v.NAT, v.masquerade = &v.mapped, t.Kind == syntax.Masquerade
 		return Accept
 	}}
 }

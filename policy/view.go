@@ -44,6 +44,7 @@ type View struct {
 	Reject *syntax.RejectType // answer, and drop
 	NAT    *nat.Range         // of an SNAT, DNAT and the like; valid iff the verdict is Accept
 	NATSrc bool               // NAT is of the source
+	mapped nat.Range          // what NAT points to
 	// NoAddress says that a packet is dropped because the interface has no address to
 	// map it to.
 	NoAddress  bool

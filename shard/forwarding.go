@@ -56,7 +56,7 @@ type forwarding struct {
 
 	own    []Own
 	raw    []Raw  // of packets that are to be handed over
-	pieces []byte // of datagrams in own that were cut from others
+	pieces []byte // datagrams in own
 	piece  []byte // one of them, while it is made
 	// Redirects that were sent, IPv4 and IPv6.
 	redirects  redirects
@@ -136,6 +136,24 @@ func (s *Shard) Counts() []policy.Count {
 		}
 	}
 	return s.forward.counts
+}
+
+// maxAnswer is the length of the longest answer, in bytes: an ICMPv6 error or redirect.
+const maxAnswer = 1280
+
+// room returns an empty slice with room for an answer; keep says that it has become one. Those
+// that are kept last until TakeOwn.
+func (f *forwarding) room() []byte {
+	if cap(f.pieces)-len(f.pieces) < maxAnswer {
+		f.pieces = make([]byte, 0, max(2*cap(f.pieces), 16*maxAnswer)) // what is in the old one own knows
+	}
+	return f.pieces[len(f.pieces):]
+}
+
+// keep returns what was written into room, which nothing else is written into.
+func (f *forwarding) keep(d []byte) []byte {
+	f.pieces = f.pieces[:len(f.pieces)+len(d)]
+	return d[:len(d):len(d)]
 }
 
 // TakeOwn returns what the shard wants to send, and forgets it. Valid until the next

@@ -91,8 +91,8 @@ func (s *Shard) sendError(t *transit, e icmpError) {
 	if f.Errors != nil && hop.Kind != route.Local && !f.Errors.Allow(p.Family, typ.typ, typ.code, to, s.now) {
 		return
 	}
-	if d, ok := p.AppendError(nil, self, typ.typ, typ.code, e.info, &t.options, t); ok {
-		s.sendAnswer(t, d, hop)
+	if d, ok := p.AppendError(f.room(), self, typ.typ, typ.code, e.info, &t.options, t); ok {
+		s.sendAnswer(t, f.keep(d), hop)
 	}
 }
 
@@ -100,7 +100,7 @@ func (s *Shard) sendError(t *transit, e icmpError) {
 // (nf_conntrack_tcp_set_closing).
 func (s *Shard) sendReset(t *transit) {
 	f, p := &s.forward, t.p
-	d, ok := p.AppendReset(nil)
+	d, ok := p.AppendReset(f.room())
 	if !ok || p.Proto != flow.TCP {
 		return
 	}
@@ -112,7 +112,7 @@ func (s *Shard) sendReset(t *transit) {
 			return
 		}
 	}
-	s.sendAnswer(t, d, hop)
+	s.sendAnswer(t, f.keep(d), hop)
 	if i := t.ref.entry; t.ref.at == inTable {
 		c := s.table.Conn(i)
 		before := c.Status

@@ -85,8 +85,8 @@ func (s *Shard) sendRedirect(t *transit) {
 	gateway := t.hop.Next.As4()
 	info := uint32(gateway[0])<<24 | uint32(gateway[1])<<16 | uint32(gateway[2])<<8 | uint32(gateway[3])
 	const redirect, host = 5, 1 // ICMP_REDIRECT, ICMP_REDIR_HOST
-	if d, ok := p.AppendError(nil, hop.Src, redirect, host, info, &t.options, t); ok {
-		s.sendAnswer(t, d, hop)
+	if d, ok := p.AppendError(f.room(), hop.Src, redirect, host, info, &t.options, t); ok {
+		s.sendAnswer(t, f.keep(d), hop)
 	}
 }
 
@@ -132,6 +132,6 @@ func (s *Shard) sendRedirect6(t *transit) {
 		mac = &t.hop.DstMAC
 	}
 	quote := p.Frame[p.L3:min(int(p.L3)+int(p.Len), len(p.Frame))]
-	d := packet.AppendRedirect(nil, self, to, target, dst.Netip(flow.IPv6), mac, quote)
-	f.own = append(f.own, Own{Datagram: d, Hop: hop, Out: hop.Out})
+	d := packet.AppendRedirect(f.room(), self, to, target, dst.Netip(flow.IPv6), mac, quote)
+	f.own = append(f.own, Own{Datagram: f.keep(d), Hop: hop, Out: hop.Out})
 }

@@ -25,7 +25,7 @@ const (
 )
 
 // add returns the number of a code, by the key that tells it from others: noCode if it
-// is none of those that there are, and there is no room for it.
+// is none of those that there are, and there is no room for it. What it keeps is a copy.
 func (c *codes) add(code *policy.Code, key []byte) uint16 {
 	if i, ok := c.index[string(key)]; ok {
 		return i
@@ -34,7 +34,7 @@ func (c *codes) add(code *policy.Code, key []byte) uint16 {
 		return noCode
 	}
 	i := uint16(len(c.all))
-	c.all = append(c.all, code)
+	c.all = append(c.all, code.Clone())
 	c.index[string(key)] = i
 	return i
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/route"
@@ -58,7 +59,8 @@ type transit struct {
 	hasHop bool
 	// noTuple says why the connection that begins has no reply tuple.
 	noTuple flow.Reason
-	timeout uint16 // policy that table raw has named, 0: none
+	timeout uint16    // policy that table raw has named, 0: none
+	null    nat.Range // what it is mapped to without a rule
 
 	options packet.Options // of its IPv4 header, as far as they were read
 

@@ -120,7 +120,8 @@ func (s *Shard) natSetup(t *transit, m manip) flow.Reason {
 		if m == manipDst {
 			return flow.NoReason
 		}
-		r = &nat.Range{Min: now.Src, Max: now.Src, Addrs: true} // nf_nat_alloc_null_binding
+		t.null = nat.Range{Min: now.Src, Max: now.Src, Addrs: true} // nf_nat_alloc_null_binding
+		r = &t.null
 	}
 	mapped, reason := s.bind(t, m, now, r)
 	t.noTuple = reason // of the destination alone it does not matter: the source may yet make a difference
