@@ -125,24 +125,18 @@ func BenchmarkEngineRules(b *testing.B) {
 	}
 }
 
-// TestRuleCost: rules do not change what becomes of established packets, and packets
-// that walk ten times as many rules take longer, so they are walked.
+// TestRuleCost: the measurement has an outcome, and refuses what it cannot measure. That the cost
+// does not depend on the number of rules is counted, not timed (policy.TestRuleCost,
+// shard.TestRulesAreNotWalked).
 func TestRuleCost(t *testing.T) {
 	load := DefaultLoad()
 	load.Flows, load.Duration = 1000, 20*time.Millisecond
-	few, err := RuleCost(load, 100)
+	r, err := RuleCost(load, 100)
 	if err != nil {
 		t.Fatal(err)
 	}
-	many, err := RuleCost(load, 3000)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if many.NSFirst < 3*few.NSFirst {
-		t.Errorf("first packets take %.0f ns with 100 rules, %.0f with 3000", few.NSFirst, many.NSFirst)
-	}
-	if few.Ratio < 0.5 || many.Ratio > 5 {
-		t.Errorf("established packets cost %.2f and %.2f times as much", few.Ratio, many.Ratio)
+	if r.Rules != 100 || r.Flows != load.Flows || r.NSPerPacket <= 0 || r.NSRuleFree <= 0 || r.NSFirst <= 0 || r.Ratio <= 0 || r.PPS <= 0 {
+		t.Errorf("%+v", r)
 	}
 	for _, bad := range []int{0, -1, 2_000_000} {
 		if _, err := RuleCost(load, bad); err == nil {
