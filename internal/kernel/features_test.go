@@ -22,6 +22,7 @@ var known = map[string]string{
 	"srcbroadcast": "errors to broadcast addresses, which xdpct does not send",
 	"dstzero6":     "masquerading to :: takes another source (docs/parity.md)",
 	"gredamaged":   "GRE of unknown versions under translation",
+	"zoneorig":     "a zone for the original direction alone, of which some packets of the same addresses and ports know nothing (docs/parity.md)",
 	"zonereply":    "a zone for replies alone, of which some packets of the same addresses and ports know nothing (docs/parity.md)",
 }
 

@@ -167,7 +167,10 @@ func (g *rulesets) moreTargets(table, chain, proto, base string) string {
 	var all []string
 	switch table {
 	case "raw":
-		all = []string{"CT --zone 5", "CT --zone-orig 7", "CT --zone 9"}
+		all = []string{"CT --zone 5", "CT --zone 9"}
+		if on("zoneorig") {
+			all = append(all, "CT --zone-orig 7")
+		}
 		if on("zonereply") {
 			all = append(all, "CT --zone-reply 3")
 		}
