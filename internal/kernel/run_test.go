@@ -134,6 +134,9 @@ func (tr *trial) runOnce() (f *finding, st stats, disturbed bool, err error) {
 			if what == "" && tr.closely {
 				what = tr.compareCounts(k, routers[i])
 			}
+			if what != "" && tr.apart(sent[0], sent[i], routers[i].(*device)) {
+				return nil, st, false, nil
+			}
 			if what != "" {
 				return &finding{n, tr.shards[i-1], what, tr.describe(a, sent[0], sent[i], routers[i].(*device))}, st, false, nil
 			}
@@ -150,6 +153,15 @@ func (tr *trial) runOnce() (f *finding, st stats, disturbed bool, err error) {
 		}
 	}
 	return nil, st, false, nil
+}
+
+// apart reports whether rules may have come to different ends for good reason: the routers
+// were sent different packets, since each had drawn a port, and these begin a connection,
+// for rules put them into another zone than the one that they answer. Then a port that was
+// drawn is matched as any other.
+func (tr *trial) apart(k, x [][]byte, d *device) bool {
+	return !slices.EqualFunc(k, x, slices.Equal[[]byte]) && d.last.State == flow.New &&
+		strings.Contains(tr.rules, "CT --zone") && strings.Contains(tr.rules, "--random")
 }
 
 // see lets the hosts of a talk have what came out.
