@@ -591,11 +591,11 @@ func TestSolicitationFlood(t *testing.T) {
 func BenchmarkResolve(b *testing.B) {
 	m := &Mirror{asks: make(chan ask, 512)}
 	m.table.Store(route.New([]route.Interface{{Name: "p0", Index: 2, Up: true}}))
-	addr := netip.MustParseAddr("10.1.0.2")
+	addr, asked := netip.MustParseAddr("10.1.0.2"), new(atomic.Bool)
 	b.ReportAllocs()
 	b.RunParallel(func(p *testing.PB) {
 		for p.Next() {
-			m.Resolve(0, addr, new(atomic.Bool))
+			m.Resolve(0, addr, asked)
 		}
 	})
 }
