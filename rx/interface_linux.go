@@ -49,8 +49,14 @@ func LookupInterface(name string) (Interface, error) {
 	if e, err := ethtool.NewEthtool(); err == nil {
 		defer e.Close()
 		// A driver that does not answer uses all the queues that it has.
-		if ch, err := e.GetChannels(name); err == nil && ch.RxCount+ch.CombinedCount > 0 {
+		ch, err := e.GetChannels(name)
+		switch {
+		case err == nil && ch.RxCount+ch.CombinedCount > 0:
 			ifi.Queues = int(ch.RxCount + ch.CombinedCount)
+		case err == nil && link.Type() == "tuntap":
+			// A queue is in use while a program has it open. Of a persistent device that none
+			// has open yet the first will be: that it might have 256 says nothing.
+			ifi.Queues = 1
 		}
 	}
 	all, err := netlink.LinkList()

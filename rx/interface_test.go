@@ -30,9 +30,26 @@ func TestLookupInterface(t *testing.T) {
 	if err := box.Netlink().LinkAdd(&netlink.Bridge{LinkAttrs: attrs("br")}); err != nil {
 		t.Fatal(err)
 	}
+	// Devices that may have 256 queues: one of which three are open, and a persistent one of
+	// which none is.
+	for name, open := range map[string]bool{"many": true, "later": false} {
+		tun := &netlink.Tuntap{LinkAttrs: attrs(name), Mode: netlink.TUNTAP_MODE_TUN, Flags: netlink.TUNTAP_MULTI_QUEUE | netlink.TUNTAP_NO_PI, NonPersist: open, Queues: 3}
+		if err := box.Do(func() error { return netlink.LinkAdd(tun) }); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range tun.Fds {
+			if open {
+				t.Cleanup(func() { f.Close() })
+			} else {
+				f.Close()
+			}
+		}
+	}
 	for name, want := range map[string]Interface{
 		"two":    {MTU: 1500, Queues: 2, Partial: true},
 		"tunnel": {MTU: 1280, Queues: 1, Partial: true, NoLink: true},
+		"many":   {MTU: 1500, Queues: 3, Partial: true, NoLink: true},
+		"later":  {MTU: 1500, Queues: 1, Partial: true, NoLink: true},
 		"br":     {MTU: 1500, Queues: 1, Partial: true, Untags: true},
 	} {
 		var got Interface
