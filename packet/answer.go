@@ -157,14 +157,25 @@ func insertOptions(b []byte, at int, options []byte) []byte {
 	return b
 }
 
+// unicast6 reports whether an IPv6 address has IPV6_ADDR_UNICAST (ipv6_addr_type): one that
+// is mapped from IPv4 has not.
+func unicast6(a flow.Addr) bool {
+	ip := a.Netip(flow.IPv6)
+	return !ip.IsMulticast() && !ip.IsUnspecified() && !ip.Is4In6()
+}
+
 // AppendReset appends the RST that answers a TCP segment (nf_send_reset). ok is
-// false if there must be none: the segment is a RST itself, or not whole, or wrong.
+// false if there must be none: the segment is a RST itself, or not whole, or wrong, or not
+// from one host to another (nf_send_reset6).
 func (p *Packet) AppendReset(b []byte) (out []byte, ok bool) {
 	t := p.Body()
 	if len(t) < 20 || TCPFlags(t[13])&RST != 0 {
 		return b, false
 	}
 	src, dst := p.Addrs()
+	if p.Family == flow.IPv6 && !(unicast6(src) && unicast6(dst)) {
+		return b, false
+	}
 	all := pseudoSum(src, dst, p.Family, uint32(len(t)), flow.TCP)
 	if p.Family == flow.IPv4 { // with the IP header, which options may have made wrong
 		all += uint64(sum(p.header4(), 0))

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/xdpct/xdpct/flow"
@@ -29,4 +30,29 @@ func TestUnknownOptionsAgree(t *testing.T) {
 		}
 	}
 	scripted(t, flow.IPv6, "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m conntrack --ctstate NEW\nCOMMIT\n", acts...)
+}
+
+// TestRejectsOfMappedAgree: what REJECT says to and about IPv6 addresses of all kinds, of
+// which those mapped from IPv4 get no RST (nf_send_reset6).
+func TestRejectsOfMappedAgree(t *testing.T) {
+	for _, with := range []string{"tcp-reset", "icmp6-port-unreachable"} {
+		t.Run(with, func(t *testing.T) {
+			k, x := routers(t, &lab{remote: true}, flow.IPv6, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p tcp -j REJECT --reject-with "+with+"\nCOMMIT\n")
+			s := strays{t, k, x, flow.IPv6, 0}
+			for n, a := range []string{"::ffff:1.2.3.4", "::1.2.3.4", "64:ff9b::1.2.3.4", "fec0::1", "fc00::1", "3fff::1", "2001:db8:2::3"} {
+				for _, turn := range []bool{false, true} {
+					ip := packet.IP{Src: netip.MustParseAddr(a), Dst: A.Host(1, flow.IPv6)}
+					if turn {
+						ip.Src, ip.Dst = A.Host(2, flow.IPv6), ip.Src
+					}
+					from := B
+					if turn {
+						from = A
+					}
+					d := packet.AppendTCP(nil, ip, uint16(1000+n), 80, packet.Segment{Seq: 1, Flags: packet.SYN, Window: 100})
+					s.frame(from, a, Frame(from, d))
+				}
+			}
+		})
+	}
 }
