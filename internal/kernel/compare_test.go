@@ -400,6 +400,9 @@ func (t *translations) reconcile(k, x []byte, sent [2][]byte, newEntry bool) (wh
 	if sctp { // a CRC cannot be updated
 		copy(x[hx.l4+8:hx.l4+12], k[hk.l4+8:])
 	}
+	if quoted && hx.proto == flow.SCTP { // what was sent has quoted the CRC as it was for each
+		copy(x[min(hx.l4+8, hx.end):min(hx.l4+12, hx.end)], k[min(hk.l4+8, hk.end):])
+	}
 	return "", true
 }
 
