@@ -83,6 +83,7 @@ func FuzzCompile(f *testing.F) {
 		}
 		f.Add(text, false)
 	}
+	f.Add([]byte("*filter\n-A FORWARD -m hashlimit --hashlimit-upto 15b/s --hashlimit-mode srcip --hashlimit-name x\nCOMMIT\n"), false) // a rate of none
 	f.Fuzz(func(t *testing.T, text []byte, v6 bool) {
 		family := flow.IPv4
 		if v6 {

@@ -215,6 +215,8 @@ func (m *HashLimit) checkBurst() error {
 		b.N, b.Set = 5, true // printed, as iptables-save does
 	case b.inBytes != r.InBytes:
 		return errors.New("rate and burst are in different units")
+	case r.InBytes && r.PerSecond() == 0: // which ends iptables by a signal
+		return errors.New("a burst needs a rate of at least 16 bytes a second, the least that the kernel tells from none")
 	case r.InBytes && b.N < r.PerSecond():
 		return fmt.Errorf("a burst cannot be smaller than %db, which passes in a second", r.PerSecond())
 	case r.InBytes: // whole seconds, as the kernel has it
@@ -243,7 +245,7 @@ const maxHashBurst = 1000000
 // BurstUnits returns the burst in packets, or in the bytes of whole seconds.
 func (m *HashLimit) BurstUnits() uint64 {
 	if m.Rate().InBytes {
-		return m.Burst.N / m.Rate().PerSecond()
+		return m.Burst.N / max(m.Rate().PerSecond(), 1) // no burst is given where the rate is none
 	}
 	return m.Burst.N
 }
