@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/route"
 )
 
@@ -146,7 +147,7 @@ func TestRealms(t *testing.T) {
 		{"24.0.0.1", "20.0.0.1", 7<<16 | 6}, {"24.0.0.1", "21.0.0.1", 9}, {"21.0.0.1", "23.0.0.1", 9<<16 | 11}, {"24.0.0.1", "22.0.0.1", 3<<16 | 4},
 		{"22.0.0.1", "21.0.0.1", 4<<16 | 9}, {"20.0.0.1", "24.0.0.1", 6 << 16}, {"21.0.0.1", "20.0.0.1", 7<<16 | 6},
 	} {
-		within(t, c.src+" to "+c.dst, func() bool {
+		testenv.Until(t, c.src+" to "+c.dst, func() bool {
 			table, k := l.m.Table(), route.Key{Family: flow.IPv4, Src: address(c.src), Dst: address(c.dst), In: 0}
 			h := table.Lookup(k)
 			return table.Realms(&h, k) == c.want

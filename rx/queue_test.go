@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -351,15 +352,13 @@ func TestProgramCountsFates(t *testing.T) {
 	}
 	want := ProgramStats{NoSocket: 2, TooLarge: 2}
 	var got ProgramStats
-	for deadline := time.Now().Add(5 * time.Second); got != want && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	testenv.Until(t, fmt.Sprintf("%+v", want), func() bool {
 		var err error
 		if got, err = p.Stats(); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if got != want {
-		t.Errorf("%+v, want %+v", got, want)
-	}
+		return got == want
+	})
 }
 
 // tunPI is a tun device that says the protocol of each packet, as those do that are made
@@ -406,14 +405,8 @@ func TestProtocolWithoutLink(t *testing.T) {
 			q, took, err = OpenQueue(l.umem, ifi.Index, 0, nil, l.pool.Peek(4), QueueOptions{NoLink: c.noLink})
 			return err
 		}
-		err := l.box.Do(open)
-		for range 200 { // the kernel lets go of a socket in its own time
-			if !errors.Is(err, unix.EBUSY) {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
-			err = l.box.Do(open)
-		}
+		var err error
+		testenv.Until(t, "the kernel has let go of the socket before", func() bool { err = l.box.Do(open); return !errors.Is(err, unix.EBUSY) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -433,7 +426,7 @@ func TestProtocolWithoutLink(t *testing.T) {
 			b := make([]byte, 200)
 			n := 0
 			// The host may have something to say as well, in other lengths.
-			for deadline := time.Now().Add(5 * time.Second); n != 4+len(datagrams[i]); {
+			for deadline := testenv.Deadline(); n != 4+len(datagrams[i]); {
 				var err error
 				if n, err = unix.Read(fd, b); err == unix.EAGAIN {
 					time.Sleep(time.Millisecond)
