@@ -265,7 +265,7 @@ func useCommands(t *testing.T, p *program, raw *netlab.Raw) {
 	for _, kind := range []string{"    [NEW] udp      17 30 ", "[DESTROY] udp      17 "} {
 		n := 0
 		for line := range strings.Lines(eventsOut.String()) {
-			if strings.HasPrefix(line, kind) && !strings.Contains(line, " dport=9 ") {
+			if strings.HasPrefix(line, kind) && strings.Contains(line, " dport=53 ") {
 				n++
 			}
 		}
