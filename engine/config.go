@@ -1,17 +1,12 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/xdpct/xdpct/icmplimit"
-	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/rx"
 )
 
@@ -26,15 +21,16 @@ const (
 )
 
 // Config is the configuration of `xdpct run`. The zero value of a field means
-// what its comment says; LoadConfig fills the defaults in.
+// what its comment says; LoadConfig fills the defaults in. docs/configuration.md has every
+// key with its range.
 type Config struct {
 	Mode  Mode         `yaml:"mode"`  // required
 	Ports []PortConfig `yaml:"ports"` // one or more for tap, two for bridge
 	// Shards is the number of shards; 0 takes the number of receive queues of the first
 	// port. No port may have more queues.
 	Shards int `yaml:"shards"`
-	// CPUs pins shard i to CPUs[i]. Empty: shard i to the i-th CPU that the
-	// process may use.
+	// CPUs pins shard i to CPUs[i], and has as many as there are shards or more. Empty:
+	// shard i to the i-th CPU that the process may use, if there are enough.
 	CPUs []int `yaml:"cpus"`
 	// XDP is auto, driver or generic; DefaultConfig has auto.
 	XDP rx.XDPMode `yaml:"xdp"`
@@ -44,7 +40,8 @@ type Config struct {
 	ForceCopy bool `yaml:"force_copy"`
 	// FrameSize is the size of a UMEM chunk, 2048 or 4096; DefaultConfig has 4096.
 	FrameSize int `yaml:"frame_size"`
-	// Control is the path of the control socket; empty means /run/xdpct.sock.
+	// Control is the path of the control socket, see control.Listen; DefaultConfig has
+	// DefaultControl. The engine itself makes none.
 	Control string `yaml:"control"`
 	// Metrics is the address (host:port) on which metrics are served, on
 	// loopback unless it says otherwise; empty means not at all.
@@ -54,8 +51,7 @@ type Config struct {
 	// Profile is the timeouts that Settings begin with: linux or rfc; empty
 	// means linux.
 	Profile string `yaml:"profile"`
-	// Zoning is made of the keys zones and timeouts.
-	Zoning Zoning `yaml:"-"`
+	Zoning  Zoning `yaml:",inline"`
 	// Rules names the files of rules, for bridge and router.
 	Rules RuleFiles `yaml:"rules"`
 	// NATPorts are the ports that connections may be mapped to on the host's own
@@ -63,10 +59,10 @@ type Config struct {
 	// from by itself (net.ipv4.ip_local_port_range). Ports that sockets have are taken
 	// out.
 	NATPorts PortRanges `yaml:"nat_ports"`
-	// ICMP limits the ICMP errors of a router and of REJECT: the keys icmp_ratelimit,
-	// icmp_ratemask, icmpv6_ratelimit, icmpv6_ratemask, icmp_msgs_per_sec and
-	// icmp_msgs_burst.
-	ICMP icmplimit.Settings `yaml:"-"`
+	// ICMP limits the ICMP errors of a router and of REJECT.
+	ICMP icmplimit.Settings `yaml:",inline"`
+
+	origin origin
 }
 
 // PortConfig is a port.
@@ -89,21 +85,9 @@ func DefaultConfig() Config {
 	return Config{ICMP: icmplimit.Linux(), XDP: rx.ModeAuto, Driver: rx.DriverXSK, FrameSize: rx.MaxChunk, Control: DefaultControl, Settings: DefaultSettings()}
 }
 
-// icmpTypes is icmpv6_ratemask.
-type icmpTypes icmplimit.Types
-
-// UnmarshalYAML decodes a list of types.
-func (t *icmpTypes) UnmarshalYAML(n *yaml.Node) error {
-	types, err := icmplimit.ParseTypes(n.Value)
-	if err != nil {
-		return fmt.Errorf("line %d: %w", n.Line, err)
-	}
-	*t = icmpTypes(types)
-	return nil
-}
-
 // LoadConfig reads a configuration file. Errors name the file, the line and the
-// key. Names of files in it are relative to the folder that it is in.
+// key. Names of files in it are relative to the folder that it is in, but for that of the
+// control socket, which is relative to the working directory.
 func LoadConfig(name string) (Config, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -114,6 +98,7 @@ func LoadConfig(name string) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("%s: %w", name, err)
 	}
+	c.origin.file = name
 	for _, file := range []*string{&c.Rules.IPv4, &c.Rules.IPv6} {
 		if *file != "" && !filepath.IsAbs(*file) {
 			*file = filepath.Join(filepath.Dir(name), *file)
@@ -122,199 +107,121 @@ func LoadConfig(name string) (Config, error) {
 	return c, nil
 }
 
-// ReadConfig reads a configuration in YAML. Errors name the line and the key.
-func ReadConfig(r io.Reader) (Config, error) {
-	c := DefaultConfig()
-	var doc yaml.Node
-	if err := yaml.NewDecoder(r).Decode(&doc); err != nil {
-		if errors.Is(err, io.EOF) {
-			return c, errors.New("the configuration is empty: mode and ports are required")
-		}
-		return c, err
-	}
-	root := doc.Content[0]
-	var timeouts, settings yaml.Node // they depend on the profile
-	if err := decodeMapping(root, map[string]any{
-		"profile": &c.Profile, "zones": &c.Zoning.Zones, "timeouts": &timeouts,
-		"rules": &c.Rules, "nat_ports": &c.NATPorts, "icmp_ratelimit": &c.ICMP.Rate, "icmp_ratemask": &c.ICMP.Mask,
-		"icmpv6_ratelimit": &c.ICMP.Rate6, "icmpv6_ratemask": (*icmpTypes)(&c.ICMP.Mask6),
-		"icmp_msgs_per_sec": &c.ICMP.PerSecond, "icmp_msgs_burst": &c.ICMP.Burst,
-		"mode": &c.Mode, "ports": &c.Ports, "shards": &c.Shards, "cpus": &c.CPUs, "xdp": &c.XDP,
-		"driver":     &c.Driver,
-		"force_copy": &c.ForceCopy, "frame_size": &c.FrameSize, "control": &c.Control,
-		"metrics": &c.Metrics, "settings": &settings,
-	}); err != nil {
-		return c, err
-	}
-	if err := c.decodeSettings(&settings, &timeouts); err != nil {
-		if line := lineOf(root, "profile"); line > 0 && errors.As(err, new(*configError)) {
-			return c, fmt.Errorf("line %d: %w", line, err)
-		}
-		return c, err
-	}
-	var bad *configError
-	if err := c.Validate(); errors.As(err, &bad) {
-		if line := lineOf(root, bad.key); line > 0 {
-			return c, fmt.Errorf("line %d: %w", line, err)
-		}
-		return c, err
-	}
-	return c, nil
+// configError is a value that is wrong, the key that has it, and, if that is a list, which
+// of its values, counted from 1.
+type configError struct {
+	key  string
+	item int
+	what string
 }
-
-// decodeSettings decodes the settings over the profile, and the timeout policies
-// over the settings.
-func (c *Config) decodeSettings(settings, timeouts *yaml.Node) (err error) {
-	if c.Profile != "" {
-		t, ok := l4.TimeoutsByName(c.Profile)
-		if !ok {
-			return &configError{"profile", fmt.Sprintf("%q is neither linux nor rfc", c.Profile)}
-		}
-		c.Settings.L4.Timeouts = t
-	}
-	if !settings.IsZero() {
-		if err := settings.Decode(&c.Settings); err != nil {
-			return err
-		}
-	}
-	if !timeouts.IsZero() {
-		c.Zoning.Policies, err = decodePolicies(timeouts, c.Settings.L4.Timeouts)
-	}
-	return err
-}
-
-// decodeMapping decodes the values of a YAML mapping and refuses unknown and
-// repeated keys.
-func decodeMapping(n *yaml.Node, fields map[string]any) error {
-	if n.Kind != yaml.MappingNode {
-		return fmt.Errorf("line %d: a mapping of keys to values is expected", n.Line)
-	}
-	seen := map[string]bool{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		dst, ok := fields[key.Value]
-		if !ok {
-			return fmt.Errorf("line %d: unknown key %q", key.Line, key.Value)
-		}
-		if seen[key.Value] {
-			return fmt.Errorf("line %d: key %q appears twice", key.Line, key.Value)
-		}
-		seen[key.Value] = true
-		if err := decode(key.Value, value, dst); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// lineOf returns the line of a key of the mapping n.
-func lineOf(n *yaml.Node, key string) int {
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == key {
-			return n.Content[i].Line
-		}
-	}
-	return 0
-}
-
-// UnmarshalYAML decodes settings by their names.
-func (s *Settings) UnmarshalYAML(n *yaml.Node) error {
-	if n.Kind != yaml.MappingNode {
-		return fmt.Errorf("line %d: settings: a mapping of names to numbers is expected", n.Line)
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if err := s.Set(n.Content[i].Value, n.Content[i+1].Value); err != nil {
-			return fmt.Errorf("line %d: %w", n.Content[i].Line, err)
-		}
-	}
-	return nil
-}
-
-// configError is a value that is wrong, and the key that has it.
-type configError struct{ key, what string }
 
 func (e *configError) Error() string { return e.key + ": " + e.what }
+
+func bad(key, format string, args ...any) error {
+	return &configError{key: key, what: fmt.Sprintf(format, args...)}
+}
+
+func badItem(key string, index int, format string, args ...any) error {
+	return &configError{key, index + 1, fmt.Sprintf(format, args...)}
+}
 
 // Validate checks c as far as that can be done without looking at the machine.
 // An error names the key.
 func (c *Config) Validate() error {
-	bad := func(key, format string, args ...any) error {
-		return &configError{key, fmt.Sprintf(format, args...)}
-	}
-	switch c.Mode {
-	case Tap:
-		if len(c.Ports) == 0 {
-			return bad("ports", "at least one is required")
+	for _, check := range []func() error{c.validatePorts, c.validateNumbers, c.validateCPUs, c.validateWords, c.Zoning.validate} {
+		if err := check(); err != nil {
+			return err
 		}
+	}
+	if c.Mode == Tap && c.Rules != (RuleFiles{}) {
+		return bad("rules", "a tap forwards nothing, so there is nothing for rules to decide")
+	}
+	if err := c.Settings.Validate(); err != nil {
+		return bad("settings", "%v", err)
+	}
+	return nil
+}
+
+func (c *Config) validatePorts() error {
+	switch c.Mode {
+	case "":
+		return bad("mode", "required: tap, bridge or router")
 	case Bridge:
 		if len(c.Ports) != 2 {
 			return bad("ports", "a bridge has two, not %d", len(c.Ports))
 		}
-	case Router:
+	case Tap, Router:
 		if len(c.Ports) == 0 {
 			return bad("ports", "at least one is required")
 		}
-	case "":
-		return bad("mode", "required: tap, bridge or router")
-	default:
-		return bad("mode", "%q is neither tap, bridge nor router", c.Mode)
 	}
 	if len(c.Ports) > maxPorts {
 		return bad("ports", "%d are too many, at most %d", len(c.Ports), maxPorts)
 	}
 	for i, p := range c.Ports {
 		if p.Interface == "" {
-			return bad("ports", "port %d has no interface", i+1)
+			return badItem("ports", i, "port %d has no interface", i+1)
 		}
 		for _, q := range c.Ports[:i] {
 			if p.Interface == q.Interface {
-				return bad("ports", "interface %q appears twice", p.Interface)
+				return badItem("ports", i, "interface %q appears twice", p.Interface)
 			}
 		}
 	}
-	if c.Mode == Tap && c.Rules != (RuleFiles{}) {
-		return bad("rules", "a tap forwards nothing, so there is nothing for rules to decide")
-	}
-	for key, n := range map[string]int{
-		"icmp_ratelimit": c.ICMP.Rate, "icmpv6_ratelimit": c.ICMP.Rate6,
-		"icmp_msgs_per_sec": c.ICMP.PerSecond, "icmp_msgs_burst": c.ICMP.Burst,
+	return nil
+}
+
+func (c *Config) validateNumbers() error {
+	for _, k := range []struct {
+		key string
+		n   int
+	}{
+		{"shards", c.Shards},
+		{"icmp_ratelimit", c.ICMP.Rate},
+		{"icmpv6_ratelimit", c.ICMP.Rate6},
+		{"icmp_msgs_per_sec", c.ICMP.PerSecond},
+		{"icmp_msgs_burst", c.ICMP.Burst},
 	} {
-		if n < 0 {
-			return bad(key, "%d is negative", n)
+		if r := ranges[k.key]; !r.has(int64(k.n)) {
+			return bad(k.key, "%s is expected, not %d", r, k.n)
 		}
-	}
-	if c.Shards < 0 || c.Shards > MaxShards {
-		return bad("shards", "%d is not from 0 to %d", c.Shards, MaxShards)
-	}
-	if c.Shards > 0 && len(c.CPUs) > 0 && len(c.CPUs) < c.Shards {
-		return bad("cpus", "%d for %d shards", len(c.CPUs), c.Shards)
-	}
-	for i, n := range c.CPUs {
-		if n < 0 || n >= maxCPUs {
-			return bad("cpus", "%d is not from 0 to %d", n, maxCPUs-1)
-		}
-		if slices.Contains(c.CPUs[:i], n) {
-			return bad("cpus", "%d appears twice", n)
-		}
-	}
-	switch c.XDP {
-	case rx.ModeAuto, rx.ModeDriver, rx.ModeGeneric:
-	default:
-		return bad("xdp", "%q is neither auto, driver nor generic", c.XDP)
-	}
-	switch c.Driver {
-	case rx.DriverXSK, rx.DriverAsavie:
-	default:
-		return bad("driver", "%q is neither xsk nor asavie", c.Driver)
 	}
 	if c.FrameSize != rx.MinChunk && c.FrameSize != rx.MaxChunk {
-		return bad("frame_size", "%d is neither %d nor %d", c.FrameSize, rx.MinChunk, rx.MaxChunk)
-	}
-	if err := c.Settings.Validate(); err != nil {
-		return bad("settings", "%v", err)
-	}
-	if err := c.Zoning.validate(); err != nil {
-		return bad("zones", "%v", err)
+		return bad("frame_size", "%d or %d is expected, not %d", rx.MinChunk, rx.MaxChunk, c.FrameSize)
 	}
 	return nil
+}
+
+func (c *Config) validateCPUs() error {
+	for i, n := range c.CPUs {
+		if r := ranges["cpus"]; !r.has(int64(n)) {
+			return badItem("cpus", i, "%s is expected, not %d", r, n)
+		}
+		if slices.Contains(c.CPUs[:i], n) {
+			return badItem("cpus", i, "%d appears twice", n)
+		}
+	}
+	if c.Shards > 0 {
+		return c.enoughCPUs(c.Shards)
+	}
+	return nil
+}
+
+// enoughCPUs reports whether the configured CPUs are too few for so many shards.
+func (c *Config) enoughCPUs(shards int) error {
+	if len(c.CPUs) > 0 && len(c.CPUs) < shards {
+		return bad("cpus", "%d for %d shards, of which each needs one", len(c.CPUs), shards)
+	}
+	return nil
+}
+
+// validateWords checks the keys that have one of a few values.
+func (c *Config) validateWords() error {
+	if err := oneOf("mode", c.Mode, modes); err != nil {
+		return err
+	}
+	if err := oneOf("xdp", c.XDP, xdpModes); err != nil {
+		return err
+	}
+	return oneOf("driver", c.Driver, drivers)
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -67,7 +66,7 @@ type Engine struct {
 // anything is amiss nothing is left behind.
 func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
 	if err := cfg.Validate(); err != nil {
-		return nil, err
+		return nil, cfg.located(err)
 	}
 	e = &Engine{
 		cfg: cfg, log: log, hub: hub{subs: map[*Subscription]bool{}}, expectHub: expectHub{subs: map[*ExpectSubscription]bool{}}, ns: netns.None(),
@@ -76,6 +75,7 @@ func Open(cfg Config, log *slog.Logger) (e *Engine, err error) {
 	defer func() {
 		if err != nil {
 			_ = e.release()
+			err = cfg.located(err)
 			e = nil
 		}
 	}()
@@ -189,19 +189,13 @@ const (
 )
 
 func (e *Engine) makeWorkers(n int) error {
-	perShard := chunksPerPort*len(e.ports) + chunksBeside
-	var err error
-	if e.umem, err = rx.NewUMEM(perShard*n, e.cfg.FrameSize); err != nil {
+	cpus, err := e.cpus(n)
+	if err != nil {
 		return err
 	}
-	cpus, allowed := e.cfg.CPUs, allowedCPUs()
-	if len(cpus) == 0 {
-		cpus = allowed
-	}
-	for _, c := range cpus {
-		if !slices.Contains(allowed, c) {
-			return &configError{"cpus", fmt.Sprintf("%d is offline, or no CPU that this process may use: those are %v", c, allowed)}
-		}
+	perShard := chunksPerPort*len(e.ports) + chunksBeside
+	if e.umem, err = rx.NewUMEM(perShard*n, e.cfg.FrameSize); err != nil {
+		return err
 	}
 	start := time.Now()
 	sc := e.cfg.Settings.shardConfig(n, &e.secret, &e.cfg.Zoning)
@@ -227,7 +221,7 @@ func (e *Engine) makeWorkers(n int) error {
 			pool: rx.NewPool(e.umem, i*perShard, perShard), requests: make(chan request, 4), wake: -1,
 			events: &eventRing{ring: newSPSC[flow.Event](eventRingSize)}, log: newPacketLog(),
 		}
-		if n <= len(cpus) && n < runtime.NumCPU()+1 {
+		if n <= len(cpus) {
 			w.cpu = cpus[i]
 		}
 		e.workers = append(e.workers, w)
@@ -268,6 +262,21 @@ func (e *Engine) makeWorkers(n int) error {
 	e.hub.workers = e.workers
 	e.book.timeouts = e.cfg.Zoning.numbers()
 	return nil
+}
+
+// cpus returns the CPUs that n shards run on, if they are pinned: those that are
+// configured, or all that the process may use.
+func (e *Engine) cpus(n int) ([]int, error) {
+	allowed := allowedCPUs()
+	if len(e.cfg.CPUs) == 0 {
+		return allowed, nil
+	}
+	for i, c := range e.cfg.CPUs {
+		if !slices.Contains(allowed, c) {
+			return nil, badItem("cpus", i, "%d is offline, or no CPU that this process may use: those are %v", c, allowed)
+		}
+	}
+	return e.cfg.CPUs, e.cfg.enoughCPUs(n)
 }
 
 func allowedCPUs() (cpus []int) {

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // PortRange is ports from Lo to Hi.
@@ -14,10 +12,9 @@ type PortRange struct{ Lo, Hi uint16 }
 // PortRanges are ranges of ports; as text "1024-32767,61000-65535".
 type PortRanges []PortRange
 
-// UnmarshalYAML decodes the text.
-func (r *PortRanges) UnmarshalYAML(n *yaml.Node) error {
-	*r = nil
-	for part := range strings.SplitSeq(strings.ReplaceAll(n.Value, " ", ""), ",") {
+// parsePortRanges reads ranges of ports.
+func parsePortRanges(s string) (r PortRanges, err error) {
+	for part := range strings.SplitSeq(strings.ReplaceAll(s, " ", ""), ",") {
 		a, b, ranged := strings.Cut(part, "-")
 		if !ranged {
 			b = a
@@ -25,11 +22,11 @@ func (r *PortRanges) UnmarshalYAML(n *yaml.Node) error {
 		lo, err1 := strconv.ParseUint(a, 10, 16)
 		hi, err2 := strconv.ParseUint(b, 10, 16)
 		if err1 != nil || err2 != nil || lo > hi || lo == 0 {
-			return fmt.Errorf("line %d: %q is no range of ports, as 1024-32767 is", n.Line, part)
+			return nil, fmt.Errorf("%q is no range of ports", part)
 		}
-		*r = append(*r, PortRange{uint16(lo), uint16(hi)})
+		r = append(r, PortRange{uint16(lo), uint16(hi)})
 	}
-	return nil
+	return r, nil
 }
 
 // forwards reports whether there are rules or routes. A bridge without rules has no

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -158,22 +159,28 @@ func isTimeout(name string) bool {
 	return strings.Contains(name, "_timeout") && !strings.Contains(name, "_frag6_")
 }
 
+// settingOf finds a setting by its name, with or without the prefix net.netfilter.
+func settingOf(name string) (*setting, bool) {
+	i := slices.IndexFunc(settings, func(f setting) bool { return f.name == strings.TrimPrefix(name, settingPrefix) })
+	if i < 0 {
+		return nil, false
+	}
+	return &settings[i], true
+}
+
 // Set sets the named setting, with or without the prefix net.netfilter. An
 // unknown name or a value out of range is an error and changes nothing.
 func (s *Settings) Set(name, value string) error {
-	name = strings.TrimPrefix(name, settingPrefix)
-	for _, f := range settings {
-		if f.name != name {
-			continue
-		}
-		v, err := strconv.ParseUint(value, 10, 64)
-		if err != nil || v < f.min || v > f.max {
-			return fmt.Errorf("%s: %q is not a number from %d to %d", name, value, f.min, f.max)
-		}
-		f.set(s, v)
-		return nil
+	f, ok := settingOf(name)
+	if !ok {
+		return fmt.Errorf("%s: no such setting", name)
 	}
-	return fmt.Errorf("%s: no such setting", name)
+	v, err := strconv.ParseUint(value, 10, 64)
+	if err != nil || v < f.min || v > f.max {
+		return fmt.Errorf("%s: %q is not a number from %d to %d", f.name, value, f.min, f.max)
+	}
+	f.set(s, v)
+	return nil
 }
 
 // Each calls visit for every setting with its value and meaning.

@@ -49,20 +49,22 @@ func ParseTypes(s string) (t Types, err error) {
 	return t, nil
 }
 
-// Settings are the kernel's sysctls of these names.
+// Settings are the kernel's sysctls of these names, and the tags their keys in a
+// configuration.
 type Settings struct {
 	// Rate is the least time in milliseconds between two errors to one host, of which
 	// six may come at once; 0: there is no limit (net.ipv4.icmp_ratelimit).
-	Rate int
+	Rate int `yaml:"icmp_ratelimit"`
 	// Mask are the types that are limited, a bit each (net.ipv4.icmp_ratemask).
-	Mask uint32
+	Mask uint32 `yaml:"icmp_ratemask"`
 	// Rate6 and Mask6 are the same for IPv6 (net.ipv6.icmp.ratelimit and ratemask).
-	Rate6 int
-	Mask6 Types
+	Rate6 int   `yaml:"icmpv6_ratelimit"`
+	Mask6 Types `yaml:"icmpv6_ratemask"`
 	// PerSecond is how many errors of limited types may be sent in a second to all
 	// hosts, Burst how many of them at once (net.ipv4.icmp_msgs_per_sec, icmp_msgs_burst,
 	// which hold for IPv6 as well).
-	PerSecond, Burst int
+	PerSecond int `yaml:"icmp_msgs_per_sec"`
+	Burst     int `yaml:"icmp_msgs_burst"`
 }
 
 // Linux returns the settings that Linux 6.18 begins with.
