@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"encoding/binary"
+
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy/syntax"
@@ -146,9 +148,19 @@ func realm(m *syntax.Realm) []condition {
 	return []condition{varying(func(v *View) bool { return (m.Realm.V == v.Env.Realms()&m.Realm.Mask) != m.Realm.Not })}
 }
 
-// frag compiles ip6t_frag: datagrams are whole when rules see them, so it never holds.
-func frag(*syntax.Frag) []condition {
-	return []condition{pure(func(*View) bool { return false })}
+// frag compiles ip6t_frag. Datagrams are whole when rules see them, but one may carry a
+// fragment header behind the one that went: an atomic one. --fraglen is no test of the
+// kernel's.
+func frag(m *syntax.Frag) []condition {
+	return []condition{varying(func(v *View) bool {
+		h, _, ok := v.extension(protoFragment, 8)
+		if !ok {
+			return false
+		}
+		field, id := binary.BigEndian.Uint16(h[2:]), binary.BigEndian.Uint32(h[4:])
+		return (!m.ID.Set || m.ID.Has(uint64(id))) && (!m.Res.Set || h[1] == 0 && field&6 == 0) &&
+			(!m.First.Set || field&^7 == 0) && (!m.More.Set || field&1 != 0) && (!m.Last.Set || field&1 == 0)
+	})}
 }
 
 // rpFilter compiles xt_rpfilter. Routes change, so the answer varies.
