@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/binary"
+	"net/netip"
 
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
@@ -163,9 +164,23 @@ func frag(m *syntax.Frag) []condition {
 	})}
 }
 
+// sourceless reports whether a packet has a source that rpfilter lets be, since there is
+// no route back to it: one that has no address yet.
+func (v *View) sourceless() bool {
+	f := v.family()
+	if !v.Src.Netip(f).IsUnspecified() {
+		return false
+	}
+	to := v.Dst.Netip(f) // ipv4_is_lbcast, ipv4_is_local_multicast
+	return f == flow.IPv6 || to.IsLinkLocalMulticast() || to == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
 // rpFilter compiles xt_rpfilter. Routes change, so the answer varies.
 func rpFilter(m *syntax.RPFilter) []condition {
 	return []condition{varying(func(v *View) bool {
+		if v.sourceless() {
+			return !m.Invert.Set
+		}
 		r := Reverse{
 			Family: v.family(), Src: v.Src, Dst: v.Dst, In: v.In, TOS: v.P.TOS(),
 			Loose: m.Loose.Set, AcceptLocal: m.AcceptLocal.Set,

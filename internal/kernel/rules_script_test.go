@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/xdpct/xdpct/flow"
@@ -91,5 +92,39 @@ func TestConnlimitUnseenAgrees(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) { agree(t, flow.IPv4, c.rules, slow(c.script)...) })
+	}
+}
+
+// TestSourcelessAgrees: a packet of a host that has no address yet has no route back, and
+// rpfilter lets it be: IPv6 from ::, and IPv4 from 0.0.0.0, no other of
+// 0.0.0.0/8, to 255.255.255.255 and 224.0.0.0/24.
+func TestSourcelessAgrees(t *testing.T) {
+	rules := ""
+	for _, table := range []string{"raw", "mangle"} {
+		rules += "*" + table + "\n:PREROUTING ACCEPT [0:0]\n"
+		for _, options := range []string{"", " --loose", " --accept-local", " --invert"} {
+			rules += "-A PREROUTING -m rpfilter" + options + "\n"
+		}
+		rules += "COMMIT\n"
+	}
+	addr := netip.MustParseAddr
+	for f, pairs := range map[flow.Family][][2]netip.Addr{
+		flow.IPv4: {
+			{addr("0.0.0.0"), addr("255.255.255.255")}, {addr("0.0.0.5"), addr("255.255.255.255")}, {addr("0.1.2.3"), addr("224.0.0.251")}, {addr("0.0.0.0"), addr("224.0.0.251")},
+			{addr("0.0.0.0"), addr("224.0.1.1")}, {addr("0.0.0.0"), B.Host(1, flow.IPv4)}, {addr("0.0.0.0"), A.Host(254, flow.IPv4)},
+			{addr("1.0.0.0"), addr("255.255.255.255")}, {A.Host(1, flow.IPv4), addr("255.255.255.255")},
+		},
+		flow.IPv6: {
+			{addr("::"), B.Host(1, flow.IPv6)}, {addr("::"), A.Host(254, flow.IPv6)}, {addr("::"), addr("ff02::fb")}, {addr("::2"), B.Host(1, flow.IPv6)},
+			{addr("::2"), addr("ff02::fb")}, {A.Host(1, flow.IPv6), addr("ff02::fb")},
+		},
+	} {
+		t.Run(f.String(), func(t *testing.T) {
+			var script []said
+			for i, p := range pairs {
+				script = append(script, said{from: A, d: packet.AppendUDP(nil, packet.IP{Src: p[0], Dst: p[1]}, uint16(1000+i), 9, make([]byte, 5))})
+			}
+			agree(t, f, rules, script...)
+		})
 	}
 }
