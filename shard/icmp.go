@@ -138,7 +138,7 @@ func (s *Shard) sendAnswer(t *transit, d []byte, hop route.Hop) {
 	o.view.Own = true
 	dropped := s.traverseOutput(o, t) != flow.NoReason
 	if t.view.Tracked {
-		t.view.ConnMark = o.view.ConnMark
+		t.view.ConnMark, t.view.Labels = o.view.ConnMark, o.view.Labels
 	} else {
 		s.writeBack(o)
 	}

@@ -208,7 +208,7 @@ func (s *Shard) conntrackOut(o, t *transit) {
 		o.ref, o.un = t.ref, t.un
 		o.v.State, o.v.Dir = flow.Related, t.v.Dir.Other()
 		o.attach()
-		o.view.ConnMark = t.view.ConnMark
+		o.view.ConnMark, o.view.Labels = t.view.ConnMark, t.view.Labels
 		return
 	}
 	s.Hash(o.p)

@@ -128,3 +128,16 @@ func TestSourcelessAgrees(t *testing.T) {
 		})
 	}
 }
+
+// TestLabelsOfAnswersAgree: an answer of the router belongs to the connection of the packet
+// that it answers, with the labels that rules have just set.
+func TestLabelsOfAnswersAgree(t *testing.T) {
+	const rules = "*mangle\n:FORWARD ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n" +
+		"-A FORWARD -m connlabel --label 5 --set\n-A FORWARD -m connlabel --label 6 -j ACCEPT\n" +
+		"-A POSTROUTING -m connlabel --label 5\n-A POSTROUTING -m connlabel --label 6\n-A POSTROUTING -m connlabel --label 6 --set\nCOMMIT\n" +
+		"*filter\n:FORWARD ACCEPT [0:0]\n:INPUT DROP [0:0]\n-A FORWARD -p tcp --dport 81 -j REJECT --reject-with tcp-reset\n-A FORWARD -p tcp --dport 82 -j REJECT\n" +
+		"-A FORWARD -p tcp --dport 83 --tcp-flags SYN NONE -j REJECT\nCOMMIT\n"
+	const syn, ack = packet.SYN, packet.ACK
+	held(t, flow.IPv4, rules, tcpSegment(A, 1000, 81, syn, 1, 0), tcpSegment(A, 1000, 82, syn, 1, 0), tcpSegment(A, 1000, 80, syn, 1, 0), tcpSegment(A, 1000, 82, syn, 1, 0),
+		tcpSegment(A, 1000, 83, syn, 1, 0), tcpSegment(B, 83, 1000, syn|ack, 7, 2), tcpSegment(A, 1000, 83, ack, 2, 8), tcpSegment(A, 1000, 83, ack, 2, 8))
+}
