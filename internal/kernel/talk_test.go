@@ -249,6 +249,9 @@ func (t *talk) datagram(ip packet.IP, sport, dport uint16, seg packet.Segment, c
 		d := packet.AppendUDPLite(nil, ip, sport, dport, 8, seg.Payload)
 		l4 := d[len(d)-len(seg.Payload)-8:]
 		putSum(l4[6:], uint32(^binary.BigEndian.Uint16(l4[6:]))+0xffff-uint32(flow.UDPLite-flow.UDP))
+		if l4[6]|l4[7] == 0 { // it would be none, which a port that was drawn may come to for one router only
+			l4[6], l4[7] = 0xff, 0xff
+		}
 		return d
 	case flow.SCTP:
 		return packet.AppendSCTP(nil, ip, sport, dport, 0, packet.AppendChunk(nil, 1, 0, make([]byte, 16)))
