@@ -96,7 +96,9 @@ func parse6(d []byte) parsed {
 			}
 		}
 		if next == 59 || at+need > total {
-			if fragAt > 0 && total <= fragAt+8 {
+			// A fragment header that is cut off; without any payload it is not looked
+			// for (nf_ct_frag6_gather: a jumbogram has none), nor behind what is cut.
+			if fragAt > 0 && fragAt <= total && total <= fragAt+8 && total > 40 {
 				return malformed
 			}
 			return invalid
