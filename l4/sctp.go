@@ -109,31 +109,17 @@ func (cfg *Config) sctp(c *flow.Conn, p *packet.Packet, d flow.Direction) Result
 	}
 
 	a := association{track: t, state: flow.SCTPState(c.State), confirmed: !first}
-	assured := false
-	next := flow.SCTPNone
-	for _, ch := range chunks(body) {
-		if a.skip(ch, set, vtag, d) {
-			continue
-		}
-		if a.bad != flow.NoReason {
-			return invalid(a.bad)
-		}
-		old := a.state
-		if next = sctpNext(d, old, ch.typ); next == sctpIV {
-			return invalid(flow.ReasonSCTPState)
-		}
-		if a.note(ch, d, next); a.bad != flow.NoReason {
-			return invalid(a.bad)
-		}
-		a.state = next
-		assured = assured || next == flow.SCTPEstablished && old != next
-	}
+	next, reason := a.chunks(body, set, vtag, d)
+	// What the chunks before a bad one have changed stays, as it does in Linux.
 	c.SetSCTP(a.track)
 	c.State = uint8(a.state)
-	if assured {
+	if a.assured {
 		c.Status |= flow.Assured
 	}
-	if a.ignore {
+	switch {
+	case reason != flow.NoReason:
+		return invalid(reason)
+	case a.ignore:
 		return keep(flow.ReasonSCTPIgnored)
 	}
 	return accept(cfg.Timeouts.SCTP[next])
@@ -153,9 +139,9 @@ func sctpNew(t *flow.SCTPTrack, body []byte, vtag uint32) bool {
 				return false
 			}
 			t.VTag[flow.Reply] = tag
-		case sctpHeartbeat, sctpHeartbeatAck: // another path of an association
+		case sctpHeartbeat: // another path of an association
 			t.VTag[flow.Original] = vtag
-		default: // out of the blue: a SHUTDOWN COMPLETE or an ABORT comes back
+		case sctpShutdownAck: // out of the blue: a SHUTDOWN COMPLETE or an ABORT comes back
 			t.VTag[flow.Reply] = vtag
 		}
 	}
@@ -167,8 +153,33 @@ type association struct {
 	track     flow.SCTPTrack
 	state     flow.SCTPState
 	confirmed bool
+	assured   bool // it has become ESTABLISHED
 	ignore    bool // the packet passes, but renews no timer
 	bad       flow.Reason
+}
+
+// chunks judges the chunks of a packet one after the other, and returns the state after the
+// last that counts, SCTPNone if none does. It ends at the first that is bad, whose reason it
+// returns.
+func (a *association) chunks(body []byte, set chunkSet, vtag uint32, d flow.Direction) (next flow.SCTPState, r flow.Reason) {
+	for _, ch := range chunks(body) {
+		if a.skip(ch, set, vtag, d) {
+			continue
+		}
+		if a.bad != flow.NoReason {
+			return next, a.bad
+		}
+		old := a.state
+		if next = sctpNext(d, old, ch.typ); next == sctpIV {
+			return next, flow.ReasonSCTPState
+		}
+		if a.note(ch, d, next); a.bad != flow.NoReason {
+			return next, a.bad
+		}
+		a.state = next
+		a.assured = a.assured || next == flow.SCTPEstablished && old != next
+	}
+	return next, flow.NoReason
 }
 
 // skip checks the verification tag as RFC 9260, 8.5.1, has it for some chunks.

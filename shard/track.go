@@ -70,6 +70,9 @@ func (s *Shard) track(p *packet.Packet, v *Verdict, u *unconfirmed, i uint32, hi
 	r := s.trackers(i, c).Packet(c, p, d, s.time())
 	switch r.Outcome {
 	case l4.Invalid:
+		if c.PublicStatus() != status || c.State != l4state { // by the SCTP chunks before the bad one
+			s.changed(i, c, status)
+		}
 		v.invalid(r.Reason)
 		return connRef{}
 	case l4.Shorten:

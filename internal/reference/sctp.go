@@ -105,9 +105,9 @@ func (c *Connection) sctpNew(body []byte) outcome {
 		switch ch.name {
 		case "INIT":
 			s.tag[1] = ch.tag
-		case "HEARTBEAT", "HEARTBEAT_ACK":
+		case "HEARTBEAT":
 			s.tag[0] = tag
-		default:
+		case "SHUTDOWN_ACK":
 			s.tag[1] = tag
 		}
 	}
@@ -116,7 +116,8 @@ func (c *Connection) sctpNew(body []byte) outcome {
 	return out
 }
 
-// sctpPacket judges a packet of an association. What is INVALID changes nothing.
+// sctpPacket judges a packet of an association. A chunk that makes it INVALID does not undo
+// what those before it have changed.
 func (c *Connection) sctpPacket(body []byte, reply bool) outcome {
 	wrong := outcome{what: "invalid"}
 	list, ok := sctpChunks(body)
@@ -136,11 +137,11 @@ func (c *Connection) sctpPacket(body []byte, reply bool) outcome {
 			special = true
 		}
 	}
-	s := *c.sctp // a copy, kept only if all is well
+	s := c.sctp
 	if !special && tag != s.tag[dir] {
 		return wrong
 	}
-	still, established, next := false, false, "NONE"
+	still, next := false, "NONE"
 	for _, ch := range list {
 		mine, theirs := tag == s.tag[dir], tag == s.tag[1-dir]
 		switch ch.name {
@@ -198,11 +199,9 @@ func (c *Connection) sctpPacket(body []byte, reply bool) outcome {
 			}
 			s.tag[1-dir] = ch.tag
 		}
-		established = established || next == "ESTABLISHED" && s.state != next
+		c.assured = c.assured || next == "ESTABLISHED" && s.state != next
 		s.state = next
 	}
-	*c.sctp = s
-	c.assured = c.assured || established
 	if still {
 		return outcome{what: "keep"}
 	}
