@@ -2,6 +2,7 @@ package shard
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -93,11 +94,21 @@ func TestInvalidAndDropped(t *testing.T) {
 	}
 }
 
-// TestMarkOfAChild: a rule can take the mark from a child of a marked connection.
+// TestMarkOfAChild: a rule can take the mark from a child of a marked connection, and does so
+// before anybody is told of the child (F14).
 func TestMarkOfAChild(t *testing.T) {
 	secret := flow.Secret{1, 2, 3, 4, 5, 6, 7}
+	type event struct {
+		kind flow.EventKind
+		mark flow.Mark
+	}
+	var (
+		s      *Shard
+		events []event
+	)
 	s, err := New(Config{
 		L4: l4.Linux(), MaxConns: 1 << 10, Forwards: true, Translates: true, Secret: secret, Expect: expect.New(10, &secret),
+		Observe: func(k flow.EventKind, i uint32) { events = append(events, event{k, s.Record(i).Mark}) },
 	}, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -113,12 +124,16 @@ func TestMarkOfAChild(t *testing.T) {
 	if err := b.Expect(master, expect.Expectation{Tuple: child, Mask: expect.ExactSource, Expires: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
+	events = nil
 	if _, v := b.pass(inside, udp(clientIP, serverIP, 5000, 99)); v.State != flow.Related {
 		t.Fatalf("the child is %v", v.State)
 	}
 	i, ok := b.Find(child)
 	if r := b.Record(i); !ok || r.Mark != 0 {
 		t.Errorf("the child's mark is %d", r.Mark)
+	}
+	if want := []event{{flow.EventNew, 0}}; !slices.Equal(events, want) {
+		t.Errorf("told of the child: %v, want %v", events, want)
 	}
 }
 
