@@ -181,6 +181,10 @@ func TestHashlimitAgrees(t *testing.T) {
 	for i := range 45 {
 		flood = append(flood, udpDatagram(A, 1, 1, flow.IPv4, uint16(1000+i%3), 53, 1000))
 	}
+	var small []said // of 33 bytes, which count as 48
+	for i := range 45 {
+		small = append(small, udpDatagram(A, 1, 1, flow.IPv4, uint16(1000+i%3), 53, 5))
+	}
 	spi := func(proto flow.Proto, n byte) said {
 		return said{from: A, d: packet.AppendIP(nil, between(A, 1, 1, flow.IPv4), proto, []byte{0, 0, 0, n, 0, 0, 0, n, 0, 0, 0, 1, 1, 2, 3, 4})}
 	}
@@ -194,6 +198,7 @@ func TestHashlimitAgrees(t *testing.T) {
 		script []said
 	}{
 		"bytes":         {"--hashlimit-upto 10000b/s --hashlimit-burst 20000b --hashlimit-mode srcip --hashlimit-name a -j ACCEPT\n", flood},
+		"small":         {"--hashlimit-upto 500b/s --hashlimit-burst 500b --hashlimit-mode srcip --hashlimit-name a -j ACCEPT\n", small},
 		"bytes above":   {"--hashlimit-above 20kb/s --hashlimit-mode srcip,dstip --hashlimit-name a -j DROP\n-A FORWARD -j ACCEPT\n", flood},
 		"packets":       {"--hashlimit-upto 10/min --hashlimit-burst 9 --hashlimit-mode srcport --hashlimit-name a -j ACCEPT\n", flood},
 		"shared":        {"--hashlimit-upto 10/min --hashlimit-burst 9 --hashlimit-mode srcport --hashlimit-name a -j ACCEPT\n-A FORWARD -m hashlimit --hashlimit-upto 1000/sec --hashlimit-burst 90 --hashlimit-mode dstip --hashlimit-name a -j ACCEPT\n", flood},
