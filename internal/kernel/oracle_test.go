@@ -62,3 +62,30 @@ func TestOracle(t *testing.T) {
 		t.Fatalf("after Flush: %s %v", table, err)
 	}
 }
+
+// TestReadApart: a difference is excused only where rules read what a draw has made
+// different: the string that one searches for, or a port that one names.
+func TestReadApart(t *testing.T) {
+	echo := func(id uint32) [][]byte {
+		return [][]byte{Frame(A, packet.AppendICMP(nil, between(A, 1, 1, flow.IPv4), 0, 0, id<<16|1, nil))}
+	}
+	reply := func(port uint16) [][]byte { return [][]byte{Frame(B, udpDatagram(B, 1, 1, flow.IPv4, 9, port, 1).d)} }
+	for name, c := range map[string]struct {
+		rules string
+		k, x  [][]byte
+		want  bool
+	}{
+		"string":            {`-m string --algo bm --from 14 --to 158 --hex-string "|0ff0|" -j DROP`, echo(0x0ff0), echo(0x1234), true},
+		"string before":     {`-m string --algo bm --from 0 --to 20 --hex-string "|0ff0|" -j DROP`, echo(0x0ff0), echo(0x1234), false},
+		"other string":      {`-m string --algo bm --from 14 --to 158 --hex-string "|dead|" -j DROP`, echo(0x0ff0), echo(0x1234), false},
+		"equal":             {`-m string --algo bm --from 14 --to 158 --hex-string "|0ff0|" -j DROP`, echo(0x0ff0), echo(0x0ff0), false},
+		"port":              {"-p udp -m udp --dport 2000:2002 -j DROP", reply(2001), reply(2044), true},
+		"both ports":        {"-p udp -m udp --dport 2000:2002 -j DROP", reply(2001), reply(2002), false},
+		"port of a mapping": {"-p udp -j MASQUERADE --to-ports 2000-2030", reply(2001), reply(2044), false},
+		"no port":           {"-p udp -j DROP", reply(2001), reply(2044), false},
+	} {
+		if got := (&trial{rules: c.rules}).readApart(c.k, c.x); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

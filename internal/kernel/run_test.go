@@ -1,8 +1,13 @@
 package kernel
 
 import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -78,8 +83,9 @@ func (tr *trial) run() (f *finding, st stats, err error) {
 	return f, st, err
 }
 
-// runOnce runs a trial. disturbed says that the kernel's router has counted what it sent
-// of its own accord, and that nothing but counters differ.
+// runOnce runs a trial. disturbed says that rules of the kernel's router have seen what it
+// sent of its own accord, which they have counted, and which may have been the turn of one
+// that takes every third packet.
 func (tr *trial) runOnce() (f *finding, st stats, disturbed bool, err error) {
 	for i := range tr.acts {
 		if t := tr.acts[i].talk; t != nil {
@@ -134,11 +140,11 @@ func (tr *trial) runOnce() (f *finding, st stats, disturbed bool, err error) {
 			if what == "" && tr.closely {
 				what = tr.compareCounts(k, routers[i])
 			}
-			if what != "" && tr.apart(sent[0], sent[i], routers[i].(*device)) {
+			if what != "" && tr.apart(sent[0], sent[i], routers[i].(*device)) || tr.readApart(sent[0], sent[i]) {
 				return nil, st, false, nil
 			}
 			if what != "" {
-				return &finding{n, tr.shards[i-1], what, tr.describe(a, sent[0], sent[i], routers[i].(*device))}, st, false, nil
+				return &finding{n, tr.shards[i-1], what, tr.describe(a, sent[0], sent[i], routers[i].(*device))}, st, k.o.Own > own, nil
 			}
 		}
 		if a.plain {
@@ -162,6 +168,75 @@ func (tr *trial) runOnce() (f *finding, st stats, disturbed bool, err error) {
 func (tr *trial) apart(k, x [][]byte, d *device) bool {
 	return !slices.EqualFunc(k, x, slices.Equal[[]byte]) && d.last.State == flow.New &&
 		strings.Contains(tr.rules, "CT --zone") && strings.Contains(tr.rules, "--random")
+}
+
+// What rules read of packets where there may be a port that was drawn.
+var (
+	searchedFor = regexp.MustCompile(`--from (\d+) --to (\d+) --hex-string "\|([0-9a-f]+)\|"`)
+	namedPorts  = regexp.MustCompile(`--[a-z-]*ports? ([0-9:,]+)(?:\s|$)`)
+)
+
+// readApart reports whether rules may rightly read different things in what two routers
+// were sent, since each had drawn a port, or an identifier of pings: a string, or a port
+// that a rule names.
+func (tr *trial) readApart(k, x [][]byte) bool {
+	for i := range min(len(k), len(x)) {
+		if slices.Equal(k[i], x[i]) {
+			continue
+		}
+		for _, m := range searchedFor.FindAllStringSubmatch(tr.rules, -1) {
+			if finds(m, k[i]) != finds(m, x[i]) {
+				return true
+			}
+		}
+		for _, source := range []bool{true, false} {
+			if kp, xp := portIn(k[i], source), portIn(x[i], source); kp != xp && tr.names(kp) != tr.names(xp) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// finds reports whether a rule that searchedFor has found finds its string in a packet.
+func finds(m []string, frame []byte) bool {
+	from, err1 := strconv.Atoi(m[1])
+	to, err2 := strconv.Atoi(m[2])
+	s, err3 := hex.DecodeString(m[3])
+	if err1 != nil || err2 != nil || err3 != nil {
+		return false
+	}
+	d := untagged(frame)[14:]
+	return bytes.Contains(d[min(from, len(d)):min(to+len(s), len(d))], s)
+}
+
+// portIn returns the source (or destination) port of a frame, 0 if there is none.
+func portIn(frame []byte, source bool) uint16 {
+	if h, ok := headerAt(untagged(frame), 14); ok {
+		if at, ok := h.port(untagged(frame), source); ok {
+			return binary.BigEndian.Uint16(untagged(frame)[at:])
+		}
+	}
+	return 0
+}
+
+// names lists the ranges of ports in the rules' text that have a port, by their places.
+func (tr *trial) names(port uint16) (all string) {
+	for n, m := range namedPorts.FindAllStringSubmatch(tr.rules, -1) {
+		for part := range strings.SplitSeq(m[1], ",") {
+			lo, hi, ranged := strings.Cut(part, ":")
+			if !ranged {
+				hi = lo
+			}
+			if within(portsOf([]string{"", lo, hi}), port) {
+				all += fmt.Sprintf("%d:%s ", n, part)
+			}
+		}
+	}
+	if port == 53 && strings.Contains(tr.rules, "--u32") {
+		all += "u32"
+	}
+	return all
 }
 
 // see lets the hosts of a talk have what came out.
