@@ -494,7 +494,7 @@ func TestSlowReaders(t *testing.T) {
 			defer s.streams.mu.Unlock()
 			s.readers.mu.Lock()
 			defer s.readers.mu.Unlock()
-			return s.streams.n == 0 && len(s.readers.began) == 0
+			return len(s.streams.all) == 0 && len(s.readers.began) == 0
 		})
 	}
 }

@@ -53,6 +53,9 @@ const queuePatience = 5 * time.Second
 // dial connects to a socket. A full queue is no error by itself: somebody else may
 // connect thousands of times a second.
 func dial(ctx context.Context, path string) (net.Conn, error) {
+	if err := checkPath(path); err != nil {
+		return nil, err
+	}
 	var d net.Dialer
 	for deadline := time.Now().Add(queuePatience); ; {
 		conn, err := d.DialContext(ctx, "unix", path)

@@ -104,8 +104,8 @@ func FuzzRequest(f *testing.F) {
 		if w.Code >= 400 && strings.TrimSpace(w.Body.String()) == "" {
 			t.Errorf("%s %s?%s: an error without a text", method, path, query)
 		}
-		if s.streams.n != 0 || len(s.loading) != 0 || s.texts.all != 0 || len(s.readers.began) != 0 {
-			t.Fatalf("%d readers of events, %d of rules, %d loaders, %d bytes of rules are left", s.streams.n, len(s.readers.began), len(s.loading), s.texts.all)
+		if len(s.streams.all) != 0 || len(s.loading) != 0 || s.texts.all != 0 || len(s.readers.began) != 0 {
+			t.Fatalf("%d readers of events, %d of rules, %d loaders, %d bytes of rules are left", len(s.streams.all), len(s.readers.began), len(s.loading), s.texts.all)
 		}
 	})
 }

@@ -280,6 +280,25 @@ func (a *guarded) begin() bool {
 	return a.guard.conns[a]
 }
 
+// stalled reports whether the client takes nothing of an answer, since when, and for longer
+// than it may if another needs its place.
+func (a *guarded) stalled() (since time.Time, is bool) {
+	a.guard.mu.Lock()
+	defer a.guard.mu.Unlock()
+	return a.since, a.writing && time.Since(a.since) > a.guard.limits.Stall
+}
+
+// evict closes the connection in favour of another.
+func (a *guarded) evict() {
+	a.guard.mu.Lock()
+	if a.guard.conns[a] {
+		a.guard.stats.Evicted++
+		a.guard.remove(a)
+	}
+	a.guard.mu.Unlock()
+	_ = a.Conn.Close() // its server closes it once more, which does no harm
+}
+
 func (a *guarded) end() {
 	a.guard.mu.Lock()
 	defer a.guard.mu.Unlock()

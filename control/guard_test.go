@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -317,30 +318,31 @@ func TestStalled(t *testing.T) {
 // TestStreams: readers of events are bounded in number and in memory.
 func TestStreams(t *testing.T) {
 	var s streams
+	r := httptest.NewRequest(http.MethodGet, "/v1/events", nil)
 	var gives []func()
 	for range maxStreams {
-		give, err := s.take(0)
+		give, err := s.take(r, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		gives = append(gives, give)
 	}
-	if _, err := s.take(0); !errors.Is(err, errStreams) {
+	if _, err := s.take(r, 0); !errors.Is(err, errStreams) {
 		t.Errorf("one too many: %v", err)
 	}
 	for _, give := range gives {
 		give()
 	}
-	give, err := s.take(maxBuffers)
+	give, err := s.take(r, maxBuffers)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.take(0); !errors.Is(err, errStreams) {
+	if _, err := s.take(r, 0); !errors.Is(err, errStreams) {
 		t.Errorf("beside one that has all memory: %v", err)
 	}
 	give()
-	if s.n != 0 || s.bytes != 0 {
-		t.Errorf("%d readers, %d bytes are left", s.n, s.bytes)
+	if len(s.all) != 0 || s.bytes != 0 {
+		t.Errorf("%d readers, %d bytes are left", len(s.all), s.bytes)
 	}
 }
 

@@ -27,8 +27,11 @@ const (
 	dyingPoll     = 10 * time.Millisecond
 )
 
-// Listen creates the control socket, with mode 0660. A socket that nobody serves any
-// more is replaced. One whose server answers is an error at once; one whose server
+// Listen creates the control socket, with mode 0660 whatever the umask, and the effective
+// user and group of the process. path is at most 107 bytes (sun_path) and no abstract name,
+// since sockets without a file have no permissions; what else has that name, or a link, is
+// left alone, as is a file with the lock's name that is no lock. A socket that nobody serves
+// any more is replaced. One whose server answers is an error at once; one whose server
 // does not, since it was killed and is being taken apart, is waited for.
 //
 // The listener holds a lock on path.lock until it is closed or the process ends.
@@ -39,9 +42,41 @@ func Listen(ctx context.Context, path string) (net.Listener, error) {
 // maxPath is the longest name of a socket: sun_path, and a zero.
 const maxPath = len(unix.RawSockaddrUnix{}.Path) - 1
 
+// checkPath reports why no socket can have that path.
+func checkPath(path string) error {
+	switch {
+	case path == "":
+		return errors.New("control socket: the name is empty")
+	case path[0] == '@' || strings.ContainsRune(path, 0):
+		return fmt.Errorf("control socket %q: an abstract socket has no permissions, so that anybody may serve and use it: name a path", path)
+	case len(path) > maxPath:
+		return fmt.Errorf("control socket %s: the name is %d bytes long, at most %d are possible", path, len(path), maxPath)
+	}
+	return nil
+}
+
+// checkPlace reports what is in the place of a socket that is none.
+func checkPlace(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // or its folder is not there, which is found soon
+	case err != nil:
+		return err
+	case info.Mode().Type() == fs.ModeSymlink:
+		return errors.New("there is a symbolic link of that name, which is not followed")
+	case info.Mode().Type() != fs.ModeSocket:
+		return errors.New("there is a file of that name that is no socket")
+	}
+	return nil
+}
+
 func listen(ctx context.Context, path string, patience time.Duration) (net.Listener, error) {
-	if len(path) > maxPath {
-		return nil, fmt.Errorf("control socket %s: the name is %d bytes long, at most %d are possible", path, len(path), maxPath)
+	if err := checkPath(path); err != nil {
+		return nil, err
+	}
+	if err := checkPlace(path); err != nil {
+		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
 	poll := time.NewTicker(dyingPoll)
 	defer poll.Stop()
@@ -86,9 +121,11 @@ func takeLock(name string) (*os.File, error) {
 	}
 	if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
 		var have, named os.FileInfo
-		if have, err = f.Stat(); err == nil {
+		if have, err = f.Stat(); err == nil && (!have.Mode().IsRegular() || have.Size() > 0) {
+			err = errors.New("it has contents, so it is no lock of a control socket")
+		} else if err == nil {
 			if named, err = os.Lstat(name); err == nil && os.SameFile(have, named) {
-				return f, nil
+				return f, f.Chmod(0o600) // whatever the umask
 			}
 			err = unix.EWOULDBLOCK // its last owner removed it just now
 		}
@@ -110,16 +147,11 @@ func bind(path string) (net.Listener, error) {
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil, errServed // its queue is full: there is somebody
 	}
-	switch info, err := os.Lstat(path); {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
+	if err := checkPlace(path); err != nil {
 		return nil, err
-	case info.Mode().Type() != fs.ModeSocket:
-		return nil, errors.New("there is a file of that name that is no socket")
-	default:
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	old := unix.Umask(0o117) // the socket is born with mode 0660
 	l, err := net.Listen("unix", path)

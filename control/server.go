@@ -163,7 +163,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	give, err := s.streams.take(bytes)
+	give, err := s.streams.take(r, bytes)
 	if err != nil {
 		return err
 	}

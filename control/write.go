@@ -193,7 +193,7 @@ func (s *Server) expectEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	give, err := s.streams.take(0)
+	give, err := s.streams.take(r, 0)
 	if err != nil {
 		return err
 	}

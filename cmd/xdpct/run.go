@@ -95,13 +95,13 @@ func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFu
 	defer signal.Ignore(syscall.SIGHUP)
 	l, err := control.Listen(ctx, cfg.Control)
 	if err != nil {
-		return err
+		return cfg.Locate("control", err)
 	}
 	defer l.Close()
 	var m *metricsServer
 	if cfg.Metrics != "" { // a port below 1024 takes a capability that goes
 		if m, err = listenMetrics(cfg.Metrics); err != nil {
-			return err
+			return cfg.Locate("metrics", err)
 		}
 		defer m.guard.Close()
 	}
