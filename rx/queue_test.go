@@ -318,6 +318,91 @@ func TestNothingIsSentLate(t *testing.T) {
 	l.whole(t)
 }
 
+// TestLinkFlaps: a link goes down and comes up, again and again, while frames are sent, also
+// when the kernel has read a part of the ring only. No chunk comes back twice or never, and
+// no frame comes twice, late or in disorder.
+func TestLinkFlaps(t *testing.T) {
+	l := newLab(t)
+	var q Queue
+	if err := l.box.Do(func() (err error) {
+		q, _, err = OpenQueue(l.umem, l.ifi.Index, 0, nil, nil, QueueOptions{TXBudget: 8, ForceCopy: true})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	number, last, queued, came := uint32(0), uint32(0), uint64(0), uint64(0)
+	up := true
+	drain := func(wait time.Duration) {
+		for {
+			got, err := l.peer.Recv(wait)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got == nil {
+				return
+			}
+			n := binary.BigEndian.Uint32(got[14:])
+			if n <= last {
+				t.Fatalf("frame %d came after frame %d", n, last)
+			}
+			last, came = n, came+1
+		}
+	}
+	for turn := range 300 {
+		if turn%4 == 0 || turn == 299 {
+			up = !up || turn == 299
+			if err := l.box.SetUp("port", up); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var ds []Desc
+		for range []int{64, 3, 20, 1, 50, 5}[r.IntN(6)] {
+			if l.pool.Free() == 0 {
+				break
+			}
+			number++
+			f := frame(number, 100)
+			d := Desc{Addr: l.pool.Peek(1)[0] + Headroom, Len: uint32(len(f))}
+			l.pool.Take(1)
+			copy(l.umem.Frame(d), f)
+			ds = append(ds, d)
+		}
+		n := q.Transmit(ds)
+		queued += uint64(n)
+		for _, d := range ds[n:] {
+			l.pool.Put(d.Addr)
+		}
+		if r.IntN(3) == 0 { // a Kick that is cut short
+			_, _, _ = unix.RawSyscall6(unix.SYS_SENDTO, uintptr(q.(*xsk).fd), 0, 0, unix.MSG_DONTWAIT, 0, 0)
+		} else {
+			q.Kick()
+		}
+		var addrs [64]uint64
+		for n := q.Complete(addrs[:]); n > 0; n = q.Complete(addrs[:]) {
+			for _, a := range addrs[:n] {
+				l.pool.Put(a)
+			}
+		}
+		if free := l.pool.Free(); free > labChunks {
+			t.Fatalf("turn %d: %d free chunks of %d", turn, free, labChunks)
+		}
+		drain(time.Millisecond)
+	}
+	q.Kick()
+	drain(time.Second)
+	if last != number {
+		t.Errorf("the last frame that came is %d of %d", last, number)
+	}
+	if s := q.ReadStats(); s.Transmitted+s.TXDown+s.TXDropped != queued || s.Transmitted < came || s.TXDown == 0 || s.Drops.Tx_invalid_descs != 0 {
+		t.Errorf("%+v of %d, of which %d came", s, queued, came)
+	}
+	if err := q.Abandon(l.pool.Put); err != nil {
+		t.Error(err)
+	}
+	l.whole(t)
+}
+
 // TestProgramCountsFates: what is too large for a chunk, and what has no socket, is
 // dropped and counted.
 func TestProgramCountsFates(t *testing.T) {

@@ -87,8 +87,11 @@ func (r *ring[T]) take(es []T) {
 	atomic.StoreUint32(r.consumer, r.head)
 }
 
-// pending returns how many entries of a producer the kernel has not taken yet.
-func (r *ring[T]) pending() int { return int(r.head - atomic.LoadUint32(r.consumer)) }
+// pending returns how many entries of a producer the kernel has not said that it has taken.
+func (r *ring[T]) pending() int { return int(int32(r.head - atomic.LoadUint32(r.consumer))) }
+
+// consumed returns how far the kernel says that it has read the ring of a producer.
+func (r *ring[T]) consumed() uint32 { return atomic.LoadUint32(r.consumer) }
 
 func setsockopt[T any](fd, opt int, v *T) error {
 	_, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_XDP, uintptr(opt),
@@ -109,22 +112,23 @@ func getsockopt[T any](fd, opt int, v *T) error {
 	return nil
 }
 
-// withdraw takes back the entries of a producer that the kernel has not taken. The kernel
-// must not be reading the ring.
-func (r *ring[T]) withdraw(visit func(T)) (n int) {
-	from := atomic.LoadUint32(r.consumer)
-	for i := from; i != r.head; i++ {
-		visit(r.entries[i&r.mask])
+// withdraw replaces the entries of a producer that the kernel has not read, and visits
+// what they were. read says how many entries the kernel has read without saying so. The
+// producer's index stays where it is: the kernel has a copy of it. The kernel must not be reading the
+// ring.
+func (r *ring[T]) withdraw(read uint32, with T, visit func(T)) (n int) {
+	for i := atomic.LoadUint32(r.consumer) + read; int32(r.head-i) > 0; i++ {
+		e := &r.entries[i&r.mask]
+		visit(*e)
+		*e = with
+		n++
 	}
-	n = int(r.head - from)
-	r.head = from
-	atomic.StoreUint32(r.producer, from)
 	return n
 }
 
-// untaken visits the entries of a producer that the kernel has not taken.
+// untaken visits the entries of a producer that the kernel has not said that it has taken.
 func (r *ring[T]) untaken(visit func(T)) {
-	for i := atomic.LoadUint32(r.consumer); i != r.head; i++ {
+	for i := atomic.LoadUint32(r.consumer); int32(r.head-i) > 0; i++ {
 		visit(r.entries[i&r.mask])
 	}
 }

@@ -17,7 +17,12 @@ type xsk struct {
 	fill ring[uint64]
 	comp ring[uint64]
 
-	done []uint64 // chunks of frames that were taken back from the transmit ring
+	// What follows is of links that go down, in copy mode.
+	done      []uint64 // chunks of frames that were not sent, for Complete
+	down      bool     // the last system call said so: frames are dropped until one does not
+	unread    uint32   // entries of tx that the kernel has read without saying so
+	withdrawn uint32   // entries of tx before this index are none any more
+	replaced  uint64   // how many became none
 
 	zeroCopy bool
 	gone     bool
@@ -167,6 +172,15 @@ func (q *xsk) Transmit(ds []Desc) int {
 	if q.gone {
 		return 0
 	}
+	if q.down {
+		if q.Kick(); q.down {
+			q.Stats.TXDown += uint64(len(ds))
+			for _, d := range ds {
+				q.done = append(q.done, d.Addr)
+			}
+			return len(ds)
+		}
+	}
 	n := q.tx.room(len(ds))
 	if n > 0 {
 		q.tx.put(ds[:n])
@@ -185,8 +199,29 @@ func (q *xsk) Complete(chunks []uint64) int {
 	k := q.comp.filled(len(chunks))
 	if k > 0 {
 		q.comp.take(chunks[:k])
+		if q.replaced > 0 {
+			k = q.sift(chunks[:k])
+		}
 	}
 	return n + k
+}
+
+// sift leaves out what came back for entries that are none any more (Linux 6.18 completes
+// them, others pass over them), and returns how many chunks are left.
+func (q *xsk) sift(chunks []uint64) (n int) {
+	for {
+		for _, a := range chunks {
+			if a != noDesc.Addr {
+				chunks[n] = a
+				n++
+			}
+		}
+		if n > 0 || q.comp.filled(len(chunks)) == 0 { // nothing means that there is no more
+			return n
+		}
+		chunks = chunks[:q.comp.filled(len(chunks))]
+		q.comp.take(chunks)
+	}
 }
 
 // sendBuffer is the size of a socket's send buffer in bytes: copied frames are
@@ -198,18 +233,31 @@ const sendBuffer = 8 << 20
 const kickTries = 16
 
 func (q *xsk) Kick() {
-	for range kickTries {
+	for range kickTries + q.hollow() { // of what is no frame the kernel reads one at a time
+
 		if q.gone || q.tx.pending() == 0 || !q.tx.needWakeup() {
+			q.down = false // the kernel has read what was there when the link went down
 			return
 		}
 		q.Stats.Kicks++
+		before := q.tx.consumed()
 		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(q.fd), 0, 0, unix.MSG_DONTWAIT, 0, 0)
+		told := q.tx.consumed() != before
+		if told {
+			q.unread = 0
+		}
+		if errno != unix.ENETDOWN {
+			q.down = false
+		}
 		switch errno {
 		case 0, unix.EINTR:
 		case unix.EBUSY:
 			if !q.zeroCopy { // NET_XMIT_DROP: the frame is complete, and was not sent
 				q.Stats.TXDropped++
 				q.Stats.Transmitted--
+				if !told {
+					q.unread++
+				}
 				continue
 			}
 			q.Stats.TXBusy++
@@ -225,16 +273,50 @@ func (q *xsk) Kick() {
 	}
 }
 
+// noDesc is a descriptor that the kernel does not send (xp_validate_desc).
+var noDesc = Desc{Addr: 1<<64 - 1}
+
 // linkDown drops what waits to be sent: it would be sent, late and all at once, when the
-// link is up again. In copy mode only our own system calls read the ring.
+// link is up again. In copy mode only our own system calls read the ring, so entries can be
+// replaced there; taken back they cannot be, since the kernel goes by a copy of the
+// producer's index that it has made earlier (xskq_cons_get_entries).
 func (q *xsk) linkDown() {
 	if q.zeroCopy {
 		q.Stats.TXDown++
 		return
 	}
-	n := q.tx.withdraw(func(d Desc) { q.done = append(q.done, d.Addr) })
+	n := q.withdraw(func(addr uint64) { q.done = append(q.done, addr) })
 	q.Stats.TXDown += uint64(n)
 	q.Stats.Transmitted -= uint64(n)
+	q.down = true
+}
+
+// withdraw visits the chunks of the frames that the kernel has not read, which are then not
+// there any more, and returns how many there were.
+func (q *xsk) withdraw(visit func(addr uint64)) (n int) {
+	q.tx.withdraw(q.unread, noDesc, func(d Desc) {
+		if d != noDesc {
+			visit(d.Addr)
+			n++
+			q.replaced++
+		}
+	})
+	q.withdrawn = q.tx.head
+	return n
+}
+
+// hollow returns how many entries are none any more that the kernel has not read.
+func (q *xsk) hollow() int {
+	n := int(q.withdrawn - q.tx.consumed() - q.unread)
+	if n > len(q.tx.entries) { // it is past them
+		return 0
+	}
+	return n
+}
+
+// waiting returns how many frames the kernel has not read.
+func (q *xsk) waiting() int {
+	return max(q.tx.pending()-int(q.unread)-q.hollow(), 0)
 }
 
 func (q *xsk) WakeRX() {
@@ -247,7 +329,9 @@ func (q *xsk) WakeRX() {
 
 func (q *xsk) ReadStats() QueueStats {
 	s := q.Stats
+	s.Transmitted -= uint64(q.waiting()) // what waits may come to be dropped
 	_ = getsockopt(q.fd, unix.XDP_STATISTICS, &s.Drops)
+	s.Drops.Tx_invalid_descs -= min(s.Drops.Tx_invalid_descs, q.replaced)
 	return s
 }
 
@@ -266,6 +350,6 @@ func (q *xsk) Abandon(put func(addr uint64)) error {
 		}
 	}
 	q.fill.untaken(func(a uint64) { put(a) })
-	q.tx.untaken(func(d Desc) { put(d.Addr) })
+	q.withdraw(put)
 	return q.Close()
 }
