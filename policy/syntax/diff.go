@@ -112,7 +112,7 @@ func (r *Ruleset) Notes() (notes []string) {
 	for _, t := range r.Tables {
 		for _, c := range t.Chains {
 			if len(c.Rules) > 0 && Dormant(t.Name, c.Name) {
-				notes = append(notes, fmt.Sprintf("table %s, chain %s: %d rules are kept, and not applied: they are for the host's own packets, which its kernel filters",
+				notes = append(notes, fmt.Sprintf("table %s, chain %s: rules kept, and not applied: %d; the host's own packets are its kernel's to filter",
 					t.Name, c.Name, len(c.Rules)))
 			}
 		}

@@ -195,6 +195,8 @@ func (m *HashLimit) check(*Rule, place) error {
 		return errors.New("needs one of --hashlimit-upto and --hashlimit-above")
 	case !m.Table.Set || m.Table.S == "":
 		return errors.New("needs --hashlimit-name")
+	case !fileName(m.Table.S):
+		return errors.New("--hashlimit-name has the name of a file: no slash, nor . or .. alone")
 	case m.RateInterval.Set && !m.RateMatch.Set:
 		return errors.New("--hashlimit-rate-interval needs --hashlimit-rate-match")
 	}
@@ -363,6 +365,12 @@ func (m *RecentMask) read(args []string) (err error) {
 
 func (m *RecentMask) text() string { return addrText(m.Mask, m.family) }
 
+// fileName reports whether the kernel can make a file of that name in /proc, as it does for
+// lists and tables (proc_create).
+func fileName(s string) bool {
+	return s != "." && s != ".." && !strings.Contains(s, "/")
+}
+
 func newRecent(f flow.Family) *Recent {
 	return &Recent{List: Word{S: "DEFAULT", most: 199},
 		Mask: RecentMask{family: f, Mask: PrefixMask(familyBits(f), f)}, HitCount: Number{max: 255}}
@@ -400,6 +408,8 @@ func (m *Recent) check(*Rule, place) error {
 		return errors.New("--seconds, --hitcount and --rttl go with --rcheck or --update")
 	case m.Seconds.Set && m.Seconds.N == 0:
 		return errors.New("--seconds is at least 1")
+	case !fileName(m.List.S):
+		return errors.New("--name has the name of a file: no slash, nor . or .. alone")
 	}
 	m.List.Set, m.Mask.Set, m.RSource.Set = true, true, !m.RDest.Set
 	return nil

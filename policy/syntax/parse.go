@@ -115,6 +115,9 @@ func at(t token, format string, args ...any) *Error {
 }
 
 func (p *parser) line(line string) *Error {
+	if i := strings.IndexByte(line, 0); i >= 0 { // where a line ends for iptables-restore
+		return &Error{Column: i + 1, Token: "\x00", Msg: "a line cannot have NUL"}
+	}
 	words, bad := split(line)
 	if bad != nil {
 		return bad
@@ -133,7 +136,8 @@ func (p *parser) line(line string) *Error {
 		return at(first, "a table (*filter) has to come first")
 	case first.text == "COMMIT":
 		defer func() { p.table = nil }()
-		return p.commit(first)
+		p.commit()
+		return nil
 	case strings.HasPrefix(first.text, ":"):
 		return p.chain(words)
 	}
@@ -212,7 +216,7 @@ func parseCount(s string) (c Count, err error) {
 
 // commit checks what only the whole table tells: that chains exist, that no chain
 // leads back to itself, and whether rules that were not understood are applied.
-func (p *parser) commit(w token) *Error {
+func (p *parser) commit() {
 	t := p.table
 	for _, name := range builtin[t.Name] {
 		if t.Chain(name) == nil { // iptables-restore takes it as it is; in a new table that is ACCEPT
@@ -239,10 +243,9 @@ func (p *parser) commit(w token) *Error {
 			}
 		}
 	}
-	if line, msg := t.checkJumps(); msg != "" {
-		return &Error{Column: w.column, Msg: fmt.Sprintf("line %d %s", line, msg)}
+	if r, msg := t.checkJumps(); msg != "" && len(p.errs) < maxErrors {
+		p.errs = append(p.errs, &Error{File: p.file, Line: r.Line, Column: max(r.column, 1), Token: r.Jump, Msg: msg})
 	}
-	return nil
 }
 
 // reach returns the chains that some chains lead to, themselves included.
@@ -267,8 +270,8 @@ func (t *Table) reach(from ...*Chain) map[*Chain]bool {
 // maxNested is how many chains may lead from one to the next. iptables-nft allows 16.
 const maxNested = 256
 
-// checkJumps returns the line of a rule that jumps where it cannot, and why.
-func (t *Table) checkJumps() (line int, msg string) {
+// checkJumps returns a rule that jumps where it cannot, and why.
+func (t *Table) checkJumps() (bad *Rule, msg string) {
 	type step struct {
 		c    *Chain
 		rule int // to look at next
@@ -286,7 +289,7 @@ func (t *Table) checkJumps() (line int, msg string) {
 				for _, r := range at.c.Rules {
 					n := nested[t.Chain(r.Jump)]
 					if n == maxNested {
-						return r.Line, fmt.Sprintf("is before %d chains that lead from one to the next: too many", maxNested)
+						return r, fmt.Sprintf("%d chains lead from here from one to the next: too many", maxNested)
 					}
 					nested[at.c] = max(nested[at.c], n)
 				}
@@ -300,18 +303,18 @@ func (t *Table) checkJumps() (line int, msg string) {
 			switch {
 			case r.Jump == "" || next == nil && r.Why != nil:
 			case next == nil && targets[r.Jump].make != nil:
-				return r.Line, fmt.Sprintf("goes to a target as if it were a chain (-j, not -g): %s", r.Jump)
+				return r, "is a target, not a chain (-j, not -g)"
 			case next == nil:
-				return r.Line, fmt.Sprintf("jumps to a chain that table %s does not have: %s", t.Name, r.Jump)
+				return r, t.noSuch(r)
 			case nested[next] == visiting:
-				return r.Line, fmt.Sprintf("makes a loop: chain %s leads back to %s", r.Jump, at.c.Name)
+				return r, fmt.Sprintf("makes a loop: the chain leads back to %s", at.c.Name)
 			case nested[next] == 0:
 				nested[next] = visiting
 				path = append(path, step{next, 0})
 			}
 		}
 	}
-	return 0, ""
+	return nil, ""
 }
 
 func (p *parser) rule(words []token) *Error {

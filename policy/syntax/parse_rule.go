@@ -98,6 +98,7 @@ func (p *ruleParser) jump(w token) *Error {
 	if p.rule.Target != nil || p.rule.Jump != "" {
 		return at(name, "a rule has one target")
 	}
+	p.rule.column = name.column
 	p.rule.Goto = w.text == "-g" || w.text == "--goto"
 	if !p.rule.Goto {
 		t, problem := newTarget(name.text, p.family)
@@ -211,7 +212,7 @@ func (p *ruleParser) check() *Error {
 	}
 	if r.Target != nil {
 		if err := r.Target.check(r, p.place); err != nil {
-			return whole(fmt.Errorf("target %s: %w", r.Target.Name(), err))
+			return &Error{Column: max(r.column, 1), Msg: fmt.Sprintf("target %s: %v", r.Target.Name(), err)}
 		}
 	}
 	b := &r.Base

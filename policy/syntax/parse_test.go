@@ -206,7 +206,7 @@ func TestJumps(t *testing.T) {
 		{chained(20, "-A c19 -g c3\n"), "loop"},
 		{chained(20000, "-A c19999 -j c0\n"), ""},
 		{chained(20000, ""), "too many"},
-		{chained(2, "-A c1 -j nowhere\n"), "does not have"},
+		{chained(2, "-A c1 -j nowhere\n"), "no target or chain"},
 		{chained(200, "-A FORWARD -j c0\n-A FORWARD -j c0\n"), "good"},
 	} {
 		_, err := Parse(bytes.NewReader([]byte(c.text)), "rules", flow.IPv4)
@@ -234,12 +234,47 @@ func TestOneErrorPerRule(t *testing.T) {
 	} {
 		_, err := Parse(strings.NewReader("*filter\n:FORWARD ACCEPT [0:0]\n:own - [0:0]\n"+rule+"\n-A own -j FORWARD2\nCOMMIT\n"), "rules", flow.IPv4)
 		lines := strings.Split(err.Error(), "\n")
-		if len(lines) != 2 || !strings.HasPrefix(lines[0], "rules:4:") || !strings.HasSuffix(lines[1], "line 5 jumps to a chain that table filter does not have: FORWARD2") {
+		if len(lines) != 2 || !strings.HasPrefix(lines[0], "rules:4:") || lines[1] != `rules:5:11: "FORWARD2": no target or chain of that name in table filter` {
 			t.Errorf("%s: want one error of line 4 and the one of line 5:\n%v", rule, err)
 		}
 	}
 	_, err := Parse(strings.NewReader("*filter\n-A FORWARD -g ACCEPT\nCOMMIT\n"), "rules", flow.IPv4)
-	if err == nil || !strings.Contains(err.Error(), "line 2 goes to a target as if it were a chain") {
+	if err == nil || !strings.Contains(err.Error(), `rules:2:15: "ACCEPT": is a target, not a chain (-j, not -g)`) {
 		t.Errorf("-g ACCEPT: %v", err)
+	}
+}
+
+// TestErrorsOfJumps: what is wrong with the place that a rule goes to is told with line and
+// column of its name.
+func TestErrorsOfJumps(t *testing.T) {
+	for rule, want := range map[string]string{
+		"-A FORWARD -j ACEPT":                   `rules:3:15: "ACEPT": no target or chain of that name in table filter; ACCEPT?`,
+		"-A FORWARD -g ACEPT":                   `rules:3:15: "ACEPT": no chain of that name in table filter`,
+		"-A FORWARD -p tcp -j inbuond":          `rules:3:22: "inbuond": no target or chain of that name in table filter; inbound?`,
+		"-A FORWARD -j xyz":                     `rules:3:15: "xyz": no target or chain of that name in table filter`,
+		"-A inbound -j inbound":                 `rules:3:15: "inbound": makes a loop: the chain leads back to inbound`,
+		"[1:2] -A FORWARD -j MASQUERADE":        `rules:3:21: target MASQUERADE: `,
+		"-A FORWARD -m comment --comment a\x00": `rules:3:34: "\x00": a line cannot have NUL`,
+	} {
+		_, err := Parse(strings.NewReader("*filter\n:inbound - [0:0]\n"+rule+"\nCOMMIT\n"), "rules", flow.IPv4)
+		if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v, want %s", rule, err, want)
+		}
+	}
+}
+
+// TestNamesOfFiles: lists and tables have names that the kernel can give a file. Linux 6.18
+// refuses the others with EINVAL, and takes control characters.
+func TestNamesOfFiles(t *testing.T) {
+	for _, rule := range []string{
+		"-A FORWARD -m recent --set --name ",
+		"-A FORWARD -m hashlimit --hashlimit-upto 1/s --hashlimit-name ",
+	} {
+		for name, good := range map[string]bool{"a": true, "a\x1bb": true, "...": true, "a/b": false, "/": false, ".": false, "..": false} {
+			_, err := Parse(strings.NewReader("*filter\n"+rule+name+"\nCOMMIT\n"), "rules", flow.IPv4)
+			if good != (err == nil) {
+				t.Errorf("%s%q: %v", rule, name, err)
+			}
+		}
 	}
 }

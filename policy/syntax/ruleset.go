@@ -44,6 +44,8 @@ type Rule struct {
 	Goto    bool   // -g, not -j
 	Jump    string // user chain, "" if none
 
+	column int // of the name after -j or -g, 0 if none or not known
+
 	// Why says what of the rule was not understood: it stands in a chain that
 	// forwarded packets do not pass, and is kept as it is written. nil: nothing.
 	Why  *Error
