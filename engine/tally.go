@@ -38,8 +38,9 @@ func (w *worker) leave(t *tally) {
 	if p == nil {
 		return
 	}
-	l := &leftCounts{program: p, counts: slices.Clone(w.shard.Counts())}
-	clear(w.shard.Counts())
+	counts := w.shard.Counts()
+	l := &leftCounts{program: p, counts: slices.Clone(counts)}
+	clear(counts)
 	for l.next = t.left.Load(); !t.left.CompareAndSwap(l.next, l); l.next = t.left.Load() {
 	}
 }
