@@ -58,6 +58,8 @@ type Program struct {
 	key     nat.Key // of the hashes of what matches remember
 	seeds   uint64  // how many were taken from it
 	traces  bool    // a rule traces packets
+	// connCounts are what connlimit remembers, of all rules.
+	connCounts map[*connCount]bool
 }
 
 // seed returns a seed for the next store. Without the key nothing about the seeds of other
@@ -175,7 +177,7 @@ func Compile(v4, v6 *syntax.Ruleset, interfaces []string, key nat.Key, before *P
 func newProgram(v4, v6 *syntax.Ruleset) *Program {
 	return &Program{
 		rulesets: [2]*syntax.Ruleset{v4, v6}, recents: map[string]*recentList{}, hashes: map[tableName]*hashTable{}, states: map[syntax.Match]any{},
-		rules: map[*syntax.Rule]int{}, chains: map[*syntax.Chain]int{},
+		rules: map[*syntax.Rule]int{}, chains: map[*syntax.Chain]int{}, connCounts: map[*connCount]bool{},
 	}
 }
 

@@ -54,61 +54,10 @@ func (c *connCount) add(key []uint64, n uint64) (now uint64, ok bool) {
 	}
 }
 
-// Members says which connlimit rules count which connections of one shard. It is that
-// shard's own. The zero Members is empty.
-type Members struct {
-	all  []member // the first is not used
-	free uint32   // the first that is free, 0 for none
-}
-
-// member says that a rule counts a connection.
-type member struct {
-	count *connCount
-	key   [connKey]uint64
-	next  uint32 // of the same connection, or of the free ones; 0 for none
-}
-
-// has reports whether a rule counts the connection of a list for an address.
-func (m *Members) has(list uint32, c *connCount, key [connKey]uint64) bool {
-	for ; list != 0; list = m.all[list].next {
-		if e := &m.all[list]; e.count == c && e.key == key {
-			return true
-		}
-	}
-	return false
-}
-
-// add puts a rule into a list and returns what the list is then.
-func (m *Members) add(list uint32, c *connCount, key [connKey]uint64) uint32 {
-	if len(m.all) == 0 {
-		m.all = make([]member, 1, 64)
-	}
-	i := m.free
-	if i != 0 {
-		m.free = m.all[i].next
-	} else {
-		i = uint32(len(m.all))
-		m.all = append(m.all, member{})
-	}
-	m.all[i] = member{c, key, list}
-	return i
-}
-
-// Release takes a connection off the rules that count it: it has ended, or is closed.
-// list is what View.Members was for it; 0 is none.
-func (m *Members) Release(list uint32) {
-	for list != 0 {
-		e := &m.all[list]
-		e.count.add(e.key[:], ^uint64(0))
-		next := e.next
-		*e = member{next: m.free}
-		m.free, list = list, next
-	}
-}
-
 // connLimit compiles xt_connlimit.
 func (c *compiler) connLimit(m *syntax.ConnLimit) []condition {
 	counted := stateOf(c, m, func() *connCount { return newConnCount(c.p.seed()) })
+	c.p.connCounts[counted] = true
 	mask := syntax.PrefixMask(int(m.Mask.N), c.family)
 	dst, upto, most := m.DAddr.Set, m.Upto.Set, m.Above.N
 	if upto {
@@ -209,16 +158,4 @@ func (v *View) hasTuple() bool {
 func closed(c *flow.Conn) bool {
 	s := flow.TCPState(c.State)
 	return c.Key.L4.Proto() == flow.TCP && (s == flow.TCPTimeWait || s == flow.TCPClose)
-}
-
-// Len returns how many connections are counted, each for every rule that counts it.
-func (m *Members) Len() (n int) {
-	if len(m.all) == 0 {
-		return 0
-	}
-	n = len(m.all) - 1
-	for i := m.free; i != 0; i = m.all[i].next {
-		n--
-	}
-	return n
 }

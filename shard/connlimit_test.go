@@ -1,10 +1,15 @@
 package shard
 
 import (
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/policy/syntax"
 )
 
 // TestConnlimitForgets: connections that have ended do not count, however they ended:
@@ -58,5 +63,69 @@ func TestConnlimitRaw(t *testing.T) {
 	}
 	if n := b.forward.members.Len(); n != 2 {
 		t.Errorf("%d connections are counted, of two", n)
+	}
+}
+
+// TestConnlimitReload: rules that are replaced take what they have counted with them, while
+// the connections that they counted live on; the new ones count these as their packets come.
+func TestConnlimitReload(t *testing.T) {
+	const rules = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m connlimit --connlimit-above 3 -j DROP\nCOMMIT\n"
+	const conns = 3
+	b := newNATBox(t, rules)
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	var first uint64
+	for reload := range 41 {
+		for port := range uint16(conns) {
+			if _, v := b.pass(0, udp(clientIP, serverIP, 1000+port, 53)); v.Action != Accept {
+				t.Fatalf("%d reloads: %v %v", reload, v.Action, v.Reason)
+			}
+		}
+		if _, v := b.pass(0, udp(clientIP, serverIP, 2000, 53)); v.Reason != flow.ReasonRule {
+			t.Fatalf("%d reloads: the fourth: %v %v", reload, v.Action, v.Reason)
+		}
+		if n := b.forward.members.Len(); n != conns {
+			t.Fatalf("%d reloads: %d are counted, of %d connections", reload, n, conns)
+		}
+		switch reload {
+		case 1:
+			first = heap()
+		case 40:
+			if now := heap(); now > first+16<<20 { // a rule has 17 MB
+				t.Errorf("40 reloads: %d MiB of heap, after the first %d", now>>20, first>>20)
+			}
+		}
+		b.setRules(t, rules)
+	}
+}
+
+// TestConnlimitStays: a table that is not replaced goes on with its counts, of connections
+// without a packet since, too.
+func TestConnlimitStays(t *testing.T) {
+	const text = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m connlimit --connlimit-above 3 -j DROP\nCOMMIT\n"
+	b := newNATBox(t, "")
+	r, err := syntax.Parse(strings.NewReader(text), "rules", flow.IPv4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before *policy.Program
+	for reload := range 4 {
+		p, err := policy.Compile(r, nil, []string{"inside", "outside"}, nat.Key{1, 2}, before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.SetForwarding(&Forwarding{Rules: p})
+		before = p
+		want := flow.NoReason
+		if reload == 3 {
+			want = flow.ReasonRule
+		}
+		if _, v := b.pass(0, udp(clientIP, serverIP, 1000+uint16(reload), 53)); v.Reason != want {
+			t.Errorf("%d reloads: %v %v, want %v", reload, v.Action, v.Reason, want)
+		}
 	}
 }

@@ -103,7 +103,9 @@ func (s *Shard) SetForwarding(n *Forwarding) {
 	clear(f.paths)
 	f.numbers.renew()
 	f.codes.clear()
+	f.special, f.forwarded.code, f.answer.code = policy.Special{}, nil, nil // what the old rules remember is not kept for them
 	f.counts = nil
+	f.members.Follow(s.Rules())
 	if n != nil && n.Rules != nil {
 		f.counts = make([]policy.Count, n.Rules.NumCounters())
 	}

@@ -208,6 +208,10 @@ func (s *Shard) Bytes() int { return s.table.Bytes() }
 // microsecond each, a million expiring at once delay no batch noticeably.
 const reapBudget = 128
 
+// memberBudget is how many counts of connlimit are looked at before a batch, after rules have
+// changed. One that is dropped takes as long as a timer.
+const memberBudget = 128
+
 // maxJump is the longest step of the clock, twelve days in milliseconds: half of
 // what a timeout may be, so that no expiry is ever so far past that it looks
 // like one to come (flow.Millis). Only a capture with a gap, or a machine that
@@ -226,6 +230,7 @@ func (s *Shard) Tick(now int64) bool {
 	s.now = max(s.now, now)
 	s.forward.hops.sweep(s.forward.paths, sweepBudget)
 	s.forward.numbers.sweep(s.table, numberBudget)
+	s.forward.members.Sweep(memberBudget)
 	return s.table.Advance(s.now, reapBudget)
 }
 
