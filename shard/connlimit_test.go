@@ -1,7 +1,9 @@
 package shard
 
 import (
+	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/policy/syntax"
+	"github.com/xdpct/xdpct/route"
 )
 
 // TestConnlimitForgets: connections that have ended do not count, however they ended:
@@ -63,6 +66,56 @@ func TestConnlimitRaw(t *testing.T) {
 	}
 	if n := b.forward.members.Len(); n != 2 {
 		t.Errorf("%d connections are counted, of two", n)
+	}
+}
+
+// TestConnlimitMasquerade: a masqueraded connection whose output interface changes ends with
+// the packet that finds that out (nf_nat_oif_changed), and is counted no longer, whether
+// rules have counted it before or with this very packet.
+func TestConnlimitMasquerade(t *testing.T) {
+	routes := func(out int) *route.Table {
+		r := threeWays(out)
+		ifs := slices.Clone(r.Interfaces)
+		for i := range ifs {
+			ifs[i].Addrs = []netip.Prefix{netip.MustParsePrefix([]string{"10.1.0.254/24", "10.2.0.254/24", "10.3.0.254/24"}[i])}
+		}
+		r.SetInterfaces(ifs)
+		return r
+	}
+	const head = "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n*filter\n:FORWARD ACCEPT [0:0]\n"
+	const limit = "-A FORWARD -m connlimit --connlimit-above 3 -j DROP\n"
+	for name, rules := range map[string]string{
+		"before": head + limit + "COMMIT\n",
+		"with":   head + "-A FORWARD -o two -m connlimit --connlimit-above 3 -j DROP\nCOMMIT\n",
+		"both":   head + limit + "-A FORWARD -o two -m connlimit --connlimit-above 3 -j DROP\nCOMMIT\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newNATBox(t, "")
+			parsed, err := syntax.Parse(strings.NewReader(rules), "rules", flow.IPv4)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := policy.Compile(parsed, nil, []string{"in", "one", "two"}, nat.Key{1, 2}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for round := range 5 { // more than the limit, if any stays counted
+				b.SetForwarding(&Forwarding{Rules: p, Routes: routes(1)})
+				if _, v := b.pass(0, udp(clientIP, serverIP, 4000, 53)); v.Action != Accept {
+					t.Fatalf("round %d: %v %v", round, v.Action, v.Reason)
+				}
+				b.SetForwarding(&Forwarding{Rules: p, Routes: routes(2)})
+				if _, v := b.pass(0, udp(clientIP, serverIP, 4000, 53)); v.Reason != flow.ReasonMasquerade {
+					t.Fatalf("round %d: the interface has changed: %v %v", round, v.Action, v.Reason)
+				}
+				if n := b.forward.members.Len(); n != 0 || b.Len() != 0 {
+					t.Fatalf("round %d: %d are counted of %d connections", round, n, b.Len())
+				}
+			}
+			if n := b.forward.members.Faults(); n != 0 {
+				t.Errorf("%d lists were released twice", n)
+			}
+		})
 	}
 }
 

@@ -110,6 +110,7 @@ func (s *Shard) end(i uint32, u *unconfirmed, why table.Cause) connRef {
 		u.conn, u.extra = *s.table.Conn(i), flow.Extra{}
 		if x := s.table.Extra(i); x != nil {
 			u.extra = *x
+			u.extra.Counted = 0 // released with the entry
 		}
 	}
 	s.table.Remove(i, why)

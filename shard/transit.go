@@ -8,6 +8,7 @@ import (
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/policy"
 	"github.com/xdpct/xdpct/route"
+	"github.com/xdpct/xdpct/table"
 )
 
 // connRef is the connection that tracking found for a packet (nf_ct_get).
@@ -123,6 +124,16 @@ func (t *transit) attach() {
 			view.Member = view.Extra.Counted
 		}
 	}
+}
+
+// end removes the connection of the packet, which is in the table, while rules see it: the
+// one place for that. What counts it, the rules that the packet has met included, is released
+// with the entry, so the transit has no list of them any more.
+func (t *transit) end(why table.Cause) {
+	t.s.keepMembers(t)
+	t.ref = t.s.end(t.ref.entry, &t.un, why)
+	t.view.Member = 0
+	t.view.Conn, t.view.Extra = t.conn()
 }
 
 // status returns the status of the packet's connection, 0 if it has none.

@@ -48,8 +48,7 @@ func (s *Shard) natPrerouting(t *transit) flow.Reason {
 func (s *Shard) natPostrouting(t *transit) flow.Reason {
 	x := t.view.Extra
 	if t.ref.at == inTable && x != nil && x.Masqueraded != 0 && t.v.Dir == flow.Original && int(x.Masqueraded)-1 != t.v.Out {
-		t.ref = s.end(t.ref.entry, &t.un, table.Deleted) // nf_nat_oif_changed
-		t.view.Conn, t.view.Extra = t.conn()
+		t.end(table.Deleted) // nf_nat_oif_changed
 		return flow.ReasonMasquerade
 	}
 	return s.natHook(t, manipSrc)
