@@ -125,3 +125,41 @@ func (m *Members) Len() (n int) {
 	}
 	return n
 }
+
+// maxNoted is how many rules of table raw a Note has room for.
+const maxNoted = 4
+
+// Note is what rules have counted of a packet that another shard goes on with. It holds
+// nothing: the counts are released where they were taken, and taken anew by Recount.
+type Note struct {
+	n  int
+	of [maxNoted]struct {
+		count *connCount
+		key   [connKey]uint64
+	}
+}
+
+// Note notes the rules of a list, at most maxNoted of them: those that were asked last.
+func (m *Members) Note(list uint32) (n Note) {
+	for ; list != 0 && n.n < maxNoted; list = m.all[list].next {
+		if e := &m.all[list]; e.count != nil {
+			n.of[n.n].count, n.of[n.n].key = e.count, e.key
+			n.n++
+		}
+	}
+	return n
+}
+
+// Recount returns a list of the rules in a note that are in force and have room.
+func (m *Members) Recount(n *Note) (list uint32) {
+	for i := n.n - 1; i >= 0; i-- {
+		e := &n.of[i]
+		if !m.live[e.count] {
+			continue
+		}
+		if _, ok := e.count.add(e.key[:], 1); ok {
+			list = m.add(list, e.count, e.key)
+		}
+	}
+	return list
+}

@@ -137,6 +137,32 @@ func TestMembersReleaseTwice(t *testing.T) {
 	}
 }
 
+// TestMembersNote: what a packet takes along to another shard is counted there, unless its
+// rule is no longer in force.
+func TestMembersNote(t *testing.T) {
+	p := compile(t, accept+"-A FORWARD -m connlimit --connlimit-above 5 -j DROP\nCOMMIT\n", flow.IPv4, nil)
+	var c *connCount
+	for c = range p.connCounts {
+	}
+	var from, to Members
+	key := [connKey]uint64{7}
+	c.add(key[:], 1)
+	list := from.add(0, c, key)
+	n := from.Note(list)
+	from.Release(list)
+	if to.Recount(&n) != 0 || c.of(key[:]) != 0 {
+		t.Error("a rule that is not in force counts")
+	}
+	to.Follow(p)
+	if list = to.Recount(&n); c.of(key[:]) != 1 || !to.has(list, c, key) {
+		t.Error("it is not counted anew")
+	}
+	to.Release(list)
+	if c.of(key[:]) != 0 {
+		t.Error("it is counted for ever")
+	}
+}
+
 // TestCarriedConnLimit: a table that is not replaced goes on with what connlimit counts,
 // and one that is does not.
 func TestCarriedConnLimit(t *testing.T) {

@@ -10,10 +10,13 @@ import (
 func (c *compiler) trace() action {
 	c.p.traces = true
 	return action{do: func(v *View) Verdict {
-		v.traced = true
+		v.Trace()
 		return Continue
 	}}
 }
+
+// Trace makes the packet one that is traced, by the rules from here on.
+func (v *View) Trace() { v.traced = true }
 
 // Traced reports whether a rule with TRACE has matched the packet: then the rules are
 // to be walked, one by one, since code that was made of them knows nothing of those

@@ -3,6 +3,7 @@ package shard
 import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy"
 )
 
 // Raw is what table raw has said of a packet whose connection is another shard's.
@@ -11,6 +12,8 @@ type Raw struct {
 	zone    flow.ZoneID
 	timeout uint16 // policy, 0: none
 	helper  flow.HelperID
+	traced  bool
+	counted policy.Note // the rules that count the connection which the packet may begin
 }
 
 // elsewhere returns the shard that has the connection of a packet for which table raw has
@@ -40,6 +43,7 @@ func (s *Shard) elsewhere(p *packet.Packet) (owner int, ok bool) {
 func (s *Shard) handOver(t *transit, to int) {
 	s.forward.raw = append(s.forward.raw, Raw{
 		mark: t.view.Mark, zone: t.p.Zone, timeout: t.timeout, helper: t.view.Helper,
+		traced: t.view.Traced(), counted: s.forward.members.Note(t.view.Member),
 	})
 	t.v.Action, t.v.Out = HandOver, to
 }
@@ -64,6 +68,10 @@ func (s *Shard) Resume(p *packet.Packet, r Raw, v *Verdict) {
 	s.Hash(p)
 	t.reset(s, p, 0, v)
 	t.view.Mark, t.view.Helper, t.timeout = r.mark, r.helper, r.timeout
+	t.view.Member = s.forward.members.Recount(&r.counted)
+	if r.traced {
+		t.view.Trace()
+	}
 	s.finish(t, s.traverseTracked(t))
 	s.count(p, v)
 }
