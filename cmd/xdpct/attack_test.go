@@ -64,6 +64,9 @@ func startRouter(t *testing.T, more string) *program {
 // again and again take a bounded amount of memory, and what they needed besides is given
 // back.
 func TestMemoryOfLoads(t *testing.T) {
+	if testing.Short() { // which the race detector's run is: it has a memory of its own, and nothing to say here
+		t.Skip("measures memory; not with -short")
+	}
 	p := startRouter(t, "settings: {nf_conntrack_max: 1000}\n")
 	ctx := context.Background()
 	client := control.NewClient(p.socket)
