@@ -182,3 +182,23 @@ func TestConnlimitStays(t *testing.T) {
 		}
 	}
 }
+
+// TestConnlimitRawZone: behind a rule of table raw that names a zone, connlimit finds the
+// connection of that zone, and does not take each of its packets for another one (asked of
+// 6.18: CT --zone 5, then connlimit above 1, lets all packets of one connection through).
+func TestConnlimitRawZone(t *testing.T) {
+	for _, zone := range []string{"--zone 5", "--zone-orig 5", "--zone-reply 5"} {
+		b := newNATBox(t, "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -i inside -j CT "+zone+"\n-A PREROUTING -i inside -m connlimit --connlimit-above 1 -j DROP\nCOMMIT\n")
+		for range 3 {
+			if _, v := b.pass(0, udp(clientIP, serverIP, 1000, 53)); v.Action != Accept {
+				t.Errorf("%s, a connection alone: %v %v", zone, v.Action, v.Reason)
+			}
+		}
+		if _, v := b.pass(0, udp(clientIP, serverIP, 1001, 53)); v.Reason != flow.ReasonRule {
+			t.Errorf("%s, the second: %v %v", zone, v.Action, v.Reason)
+		}
+		if n := b.forward.members.Len(); n != 1 || b.Len() != 1 {
+			t.Errorf("%s: %d are counted of %d connections", zone, n, b.Len())
+		}
+	}
+}

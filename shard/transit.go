@@ -200,12 +200,27 @@ func (t *transit) Connection() (*flow.Conn, *flow.Extra) {
 }
 
 // find finds the connection in the table that the tuple of a packet belongs to, which
-// conntrack has not seen yet, or calls INVALID; that is looked for outside of any zone.
+// conntrack has not seen yet: then in the zone that CT has named, if it has. For one that
+// conntrack calls INVALID that is looked for outside of any zone.
 func (t *transit) find() (entry uint32, ok bool) {
 	if t.p.Key.L4 == 0 || t.p.Kind == packet.Error || t.tracked && t.p.Key.L4.Zone() != 0 {
 		return 0, false
 	}
-	return t.s.table.Find(&t.p.Key, t.p.Flipped, t.p.Key.Hash(&t.s.cfg.Secret), t.s.time())
+	key, zone := t.p.Key, t.view.Zone
+	if t.tracked || zone == nil || *zone == (flow.ZoneID{}) {
+		return t.s.table.Find(&key, t.p.Flipped, key.Hash(&t.s.cfg.Secret), t.s.time())
+	}
+	for _, d := range directions { // nf_conntrack_find_get
+		key.L4 = key.L4.WithZone(zone.In(d))
+		entry, ok = t.s.table.Find(&key, t.p.Flipped, key.Hash(&t.s.cfg.Secret), t.s.time())
+		if ok && zone.In(t.s.table.Direction(entry, &key, t.p.Flipped)) == key.L4.Zone() {
+			return entry, true
+		}
+		if !zone.Directional() {
+			break
+		}
+	}
+	return 0, false
 }
 
 // Counted implements policy.Env.
