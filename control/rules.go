@@ -117,8 +117,9 @@ func (s *Server) loadRules(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// What the texts of rules that wait to be loaded may take, in bytes: those of one owner, so
-// that another can always load some, and all together.
+// What the texts of rules that wait to be loaded may take, in bytes: those of one owner, and
+// all together. One owner leaves room for another; two that take all they may leave none for
+// a third until a text of theirs is loaded.
 const (
 	maxOwnTexts = maxRules
 	maxTexts    = 2 * maxRules
