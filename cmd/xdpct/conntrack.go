@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,6 +44,9 @@ The control socket is that of --control, anywhere among the options, of the vari
 			}
 			if code := conntrack.Main(cmd.Context(), args, socket, std); code != 0 {
 				return status(code)
+			}
+			if len(args) == 1 && (args[0] == "-h" || args[0] == "--help") && !asConntrack() {
+				fmt.Fprintf(std.Out, "\nOf xdpct:\n  --control SOCKET\t\tthe control socket; without it that of the variable\n\t\t\t\t%s, or %s\n", controlEnv, engine.DefaultControl)
 			}
 			return nil
 		},

@@ -188,7 +188,7 @@ func rulesShow() *cobra.Command {
 			case o.json:
 				r, err = o.parseRunning(cmd)
 			default:
-				return o.running(cmd, cmd.OutOrStdout())
+				return o.running(cmd, forTerminal(cmd.OutOrStdout()))
 			}
 			if err != nil {
 				return err
@@ -196,7 +196,7 @@ func rulesShow() *cobra.Command {
 			if o.json {
 				return writeRulesJSON(cmd.OutOrStdout(), r)
 			}
-			return r.WriteTo(cmd.OutOrStdout(), false)
+			return r.WriteTo(forTerminal(cmd.OutOrStdout()), false)
 		},
 	}
 	o.flags(cmd, true)
@@ -211,7 +211,7 @@ func rulesSave() *cobra.Command {
 		Short:   "Print the rules in force, as iptables-save does",
 		Example: "  xdpct rules save -c > rules.v4",
 		Args:    args(cobra.NoArgs),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return o.running(cmd, cmd.OutOrStdout()) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return o.running(cmd, forTerminal(cmd.OutOrStdout())) },
 	}
 	o.flags(cmd, true)
 	cmd.Flags().BoolVarP(&o.counters, "counters", "c", false, "with counters")
@@ -274,7 +274,7 @@ The exit code is 1 if there is a difference.`,
 			}
 			lines := syntax.Diff(a, b)
 			for _, l := range lines {
-				fmt.Fprintln(cmd.OutOrStdout(), l)
+				fmt.Fprintln(forTerminal(cmd.OutOrStdout()), l)
 			}
 			if len(lines) > 0 {
 				return status(exitFailed)
