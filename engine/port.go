@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"sync"
 	"time"
@@ -61,10 +62,20 @@ func (e *Engine) suits(ifi *rx.Interface, shards int) error {
 		return fmt.Errorf("interface %s has %d receive queues for %d shards, and a queue without a shard would lose its frames (ethtool -L %s combined %d)",
 			ifi.Name, ifi.Queues, shards, ifi.Name, shards)
 	}
+	if e.cfg.Mode == Router && isLoopback(ifi.Name) {
+		return fmt.Errorf("interface %s is loopback, which nothing is routed by: it cannot be a port of a router", ifi.Name)
+	}
 	if ifi.NoLink && e.cfg.Mode == Bridge {
 		return fmt.Errorf("interface %s has no link header (tun, WireGuard, PPP), so it cannot be bridged: use mode router", ifi.Name)
 	}
 	return nil
+}
+
+// isLoopback reports whether an interface is loopback (IFF_LOOPBACK). One that is not there
+// is not.
+func isLoopback(name string) bool {
+	ifi, err := net.InterfaceByName(name)
+	return err == nil && ifi.Flags&net.FlagLoopback != 0
 }
 
 // closePorts undoes openPorts, also if that got only part of the way.
@@ -124,12 +135,51 @@ const bindPatience = 5 * time.Second
 
 // openQueueSoon is openQueue, but waits for another socket to go.
 func (e *Engine) openQueueSoon(ifi *rx.Interface, queue int, free []uint64) (rx.Queue, int, error) {
-	for deadline := time.Now().Add(bindPatience); ; time.Sleep(10 * time.Millisecond) {
+	w := e.waiting(ifi.Name)
+	for {
 		q, took, err := e.openQueue(ifi, queue, free)
-		if err == nil || !isBusy(err) || time.Now().After(deadline) || e.ending() {
-			return q, took, err
+		if !w.again(err) {
+			return q, took, w.explain(err)
 		}
 	}
+}
+
+// wait is for something of an interface that is another's.
+type wait struct {
+	e         *Engine
+	name      string // of the interface
+	since     time.Time
+	mentioned bool
+}
+
+func (e *Engine) waiting(name string) *wait { return &wait{e: e, name: name, since: time.Now()} }
+
+// mentionAfter is how long a wait goes on before it is logged: a socket that was just closed
+// is gone sooner.
+const mentionAfter = 500 * time.Millisecond
+
+// again waits a moment and reports whether to try again after err. A wait that is more than
+// a moment is logged, once.
+func (w *wait) again(err error) bool {
+	passed := time.Since(w.since)
+	if !isBusy(err) || passed > bindPatience || w.e.ending() {
+		return false
+	}
+	if !w.mentioned && passed > mentionAfter {
+		w.mentioned = true
+		w.e.log.Warn("the interface is held by another program (perhaps another xdpct); waiting for it to go",
+			"interface", w.name, "at_most", bindPatience, "error", err)
+	}
+	time.Sleep(10 * time.Millisecond)
+	return true
+}
+
+// explain says of an error that something is another's who that might be.
+func (w *wait) explain(err error) error {
+	if !isBusy(err) {
+		return err
+	}
+	return fmt.Errorf("held by another program (perhaps another xdpct), still after %v: %w", bindPatience, err)
 }
 
 // isBusy reports whether a queue, or the place for an XDP program, is another's.
@@ -160,10 +210,11 @@ func (e *Engine) anyQueue() rx.Queue {
 
 // attachSoon is attach, but waits for another program to go.
 func (e *Engine) attachSoon(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error) {
-	for deadline := time.Now().Add(bindPatience); ; time.Sleep(10 * time.Millisecond) {
+	w := e.waiting(ifi.Name)
+	for {
 		prog, err := e.attach(ifi, queues)
-		if !isBusy(err) || time.Now().After(deadline) || e.ending() {
-			return prog, err
+		if !w.again(err) {
+			return prog, w.explain(err)
 		}
 	}
 }
@@ -200,7 +251,7 @@ func (e *Engine) attach(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error
 		e.log.Warn("frames that are longer than the MTU, as offloads make them, are dropped (frame_too_large), and on a device that lies on others VLAN tags are lost",
 			"interface", ifi.Name, "error", err)
 	}
-	e.log.Info("port open", "interface", ifi.Name, "queues", len(queues), "xdp", prog.Mode(),
+	e.log.Info("port open", "interface", ifi.Name, "queues", min(ifi.Queues, len(queues)), "shards", len(queues), "xdp", prog.Mode(),
 		"zero_copy", queues[0].ZeroCopy())
 	return prog, nil
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/xdpct/xdpct/internal/testenv"
 	"github.com/xdpct/xdpct/perf/netlab"
 	"github.com/xdpct/xdpct/rx"
@@ -114,5 +116,40 @@ func TestBadRulesOpenNothing(t *testing.T) {
 		if err == nil || strings.Contains(log, "port open") {
 			t.Errorf("%s: %v, and it logged %s", name, err, log)
 		}
+	}
+}
+
+// TestLoopbackIsNoPort: a router cannot route by loopback; a tap can look at it.
+func TestLoopbackIsNoPort(t *testing.T) {
+	testenv.Root(t)
+	ns, err := netlab.NewNS("ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	if _, err := openIn(t, ns, func(c *Config) { c.Mode, c.Ports = Router, []PortConfig{{Interface: "lo"}} }); err == nil || !strings.Contains(err.Error(), "is loopback") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestWaitsAloud: who waits for another program to let go of an interface says so, and
+// what it waited for.
+func TestWaitsAloud(t *testing.T) {
+	log := &logText{}
+	e := &Engine{log: newTextLog(log)}
+	w := e.waiting("p")
+	if !w.again(unix.EBUSY) || log.String() != "" {
+		t.Errorf("at first: %q", log.String())
+	}
+	w.since = w.since.Add(-mentionAfter)
+	if !w.again(unix.EBUSY) || !w.again(unix.EBUSY) || strings.Count(log.String(), "perhaps another xdpct") != 1 {
+		t.Errorf("after a while: %q", log.String())
+	}
+	w.since = w.since.Add(-bindPatience)
+	if w.again(unix.EBUSY) || !strings.Contains(w.explain(unix.EBUSY).Error(), "perhaps another xdpct") || !isBusy(w.explain(unix.EBUSY)) {
+		t.Errorf("at the end: %v", w.explain(unix.EBUSY))
+	}
+	if w.again(unix.EINVAL) || w.again(nil) || w.explain(nil) != nil {
+		t.Error("waits for what waiting does not help")
 	}
 }
