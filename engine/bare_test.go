@@ -13,7 +13,6 @@ import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/route"
-	"github.com/xdpct/xdpct/rx"
 	"github.com/xdpct/xdpct/shard"
 )
 
@@ -50,58 +49,6 @@ func TestTooLongForAChunk(t *testing.T) {
 	}
 }
 
-// TestWaitingIsBoundedWithoutAllocating: a frame that finds no place to wait for its next
-// hop is dropped without one being made.
-func TestWaitingIsBoundedWithoutAllocating(t *testing.T) {
-	w := bare(t, 1)[0]
-	w.routing.waiting, w.routing.held = map[nextHop]*waitingHop{}, maxWaiting
-	addr := w.pool.Peek(1)[0]
-	w.pool.Take(1)
-	n := nextHop{0, netip.MustParseAddr("192.0.2.1")}
-	if got := testing.AllocsPerRun(100, func() {
-		w.wait(n, waitingFrame{desc: rx.Desc{Addr: addr}})
-		w.pool.Take(1)
-	}); got != 0 {
-		t.Errorf("%v allocations for a frame that is dropped", got)
-	}
-	if got := w.drops[flow.ReasonNoNeighbour]; got != 101 || len(w.routing.waiting) != 0 {
-		t.Errorf("%d dropped, %d next hops", got, len(w.routing.waiting))
-	}
-}
-
-// TestOldestWaitingIsDropped: frames that wait for a silent neighbour push out the oldest,
-// beyond as many as the kernel keeps by default (unres_qlen), and no other's.
-func TestOldestWaitingIsDropped(t *testing.T) {
-	const unresQlen = 101 // sysctl net.ipv4.neigh.default.unres_qlen
-	w := bare(t, 1)[0]
-	w.routing.waiting, w.routing.resolve = map[nextHop]*waitingHop{}, func(int, netip.Addr, *atomic.Bool) {}
-	silent, other := nextHop{0, netip.MustParseAddr("192.0.2.1")}, nextHop{0, netip.MustParseAddr("192.0.2.2")}
-	free := w.pool.Free()
-	send := func(n nextHop) rx.Desc {
-		d, ok := w.chunk(60)
-		if !ok {
-			t.Fatal("no chunk")
-		}
-		w.wait(n, waitingFrame{desc: d})
-		return d
-	}
-	send(other)
-	var sent []rx.Desc
-	for range unresQlen + 20 {
-		sent = append(sent, send(silent))
-	}
-	got := w.routing.waiting[silent].frames
-	if len(got) != unresQlen || got[0].desc != sent[20] || got[unresQlen-1].desc != sent[unresQlen+19] {
-		t.Errorf("%d frames wait", len(got))
-	}
-	if n := w.drops[flow.ReasonNoNeighbour]; n != 20 || len(w.routing.waiting[other].frames) != 1 {
-		t.Errorf("%d are dropped, %d wait for the other neighbour", n, len(w.routing.waiting[other].frames))
-	}
-	if w.routing.held != unresQlen+1 || w.pool.Free() != free-unresQlen-1 {
-		t.Errorf("%d held, %d chunks of %d free", w.routing.held, w.pool.Free(), free)
-	}
-}
-
 // TestPatienceBeginsWithTheQuestion: a neighbour is silent if it has not answered for as
 // long as the kernel waits since that asks it; while the kernel does not come to that, it is
 // asked again, and what found no room there is not lost.
@@ -110,7 +57,8 @@ func TestPatienceBeginsWithTheQuestion(t *testing.T) {
 	var asked *atomic.Bool
 	questions := 0
 	w.routing.table = &route.Table{Interfaces: []route.Interface{{Index: 1}}}
-	w.routing.waiting, w.routing.resolve = map[nextHop]*waitingHop{}, func(_ int, _ netip.Addr, a *atomic.Bool) { asked = a; questions++ }
+	w.routing.waiting = newWaitingHops()
+	w.routing.resolve = func(_ int, _ netip.Addr, a *atomic.Bool) bool { asked = a; questions++; return true }
 	w.routing.used = func([]uint32) {}
 	wait := func() {
 		d, ok := w.chunk(60)
@@ -123,7 +71,7 @@ func TestPatienceBeginsWithTheQuestion(t *testing.T) {
 		for ; w.now < now; w.now += 50 {
 			w.tendWaiting()
 		}
-		return w.routing.held
+		return w.routing.waiting.held
 	}
 	wait()
 	if n := until(5000); n != 1 || questions != 5 {

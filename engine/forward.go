@@ -17,12 +17,12 @@ import (
 type routing struct {
 	interfaces []portVLAN // by number; those that do not exist have no port
 	table      *route.Table
-	waiting    map[nextHop]*waitingHop
-	held       int
-	// resolve asks for the Ethernet address of a next hop, used says which ones
-	// frames went to, by their IDs (it keeps ids), and inject gives a datagram to
-	// the host. They are safe to call from a worker.
-	resolve func(out int, addr netip.Addr, asked *atomic.Bool)
+	waiting    *waitingHops
+	tended     int64 // milliseconds; when it was last looked whether next hops are silent
+	// resolve asks for the Ethernet address of a next hop (false: no room for that now),
+	// used says which ones frames went to, by their IDs (it keeps ids), and inject gives
+	// a datagram to the host. They are safe to call from a worker.
+	resolve func(out int, addr netip.Addr, asked *atomic.Bool) bool
 	used    func(ids []uint32)
 	inject  func(datagram []byte) bool
 
@@ -34,12 +34,6 @@ type routing struct {
 type portVLAN struct {
 	port int
 	vlan uint16
-}
-
-// nextHop is a neighbour.
-type nextHop struct {
-	out  int
-	addr netip.Addr
 }
 
 // useInterval is how often it is told which next hops are in use, in milliseconds.
@@ -72,48 +66,6 @@ func (r *routing) tellUse(now int64) {
 		r.used(ids)
 	}
 }
-
-// waitingFrame is a frame whose next hop has not said its Ethernet address yet.
-type waitingFrame struct {
-	desc rx.Desc
-	l3   uint16
-	in   int16 // interface by which it came; -1: a datagram of our own
-}
-
-// waitingHop is a next hop that is being resolved, and the frames that wait for it.
-type waitingHop struct {
-	since  int64        // milliseconds; when the first frame came
-	asked  *atomic.Bool // the kernel looks for it
-	tried  int64        // when it was asked to last
-	began  int64        // when it was last seen not to have been asked yet
-	frames []waitingFrame
-}
-
-// silent reports whether the neighbour has not answered for as long as the kernel waits for
-// one. That counts from when the kernel begins to ask it: until it hears of it many changes
-// of interfaces may pass, which all take one lock (rtnl). What found no room is asked again.
-func (h *waitingHop) silent(now, most int64, ask func()) bool {
-	if !h.asked.Load() && now-h.since <= askPatience {
-		if h.began = now; now-h.tried >= askInterval {
-			h.tried = now
-			ask()
-		}
-		return false
-	}
-	return now-h.began > most
-}
-
-// Bounds on frames that wait for a neighbour (the kernel's default of unres_qlen), and how
-// long they do, in milliseconds, where the kernel does not say (mcast_solicit, three probes
-// a second apart).
-const (
-	maxWaiting    = 512 // of a worker, whose frame memory has room for them
-	maxWaitingHop = 101 // for one neighbour
-	patience      = 3000
-	// askInterval is how often a kernel that has not begun is asked, and askPatience how
-	// long, in milliseconds.
-	askInterval, askPatience = 1000, 10_000
-)
 
 // interfaceOf returns the number of the interface by which a frame came; ok is false
 // if it has a VLAN tag that no interface is for.
@@ -204,62 +156,61 @@ func link(f []byte, src, dst [6]byte, vlan uint16, ipv6 bool) {
 	binary.BigEndian.PutUint16(f[len(f)-2:], uint16(typ))
 }
 
-// wait keeps a frame until its next hop is known. If too many wait for that the oldest is
-// dropped (__neigh_event_send).
+// wait keeps a frame until its next hop is known, which it asks for. If too many wait
+// already an older one is dropped.
 func (w *worker) wait(n nextHop, f waitingFrame) {
 	r := &w.routing
-	hop := r.waiting[n]
-	if hop != nil && len(hop.frames) >= maxWaitingHop {
-		w.drop(flow.ReasonNoNeighbour, hop.frames[0].desc.Addr)
-		hop.frames = append(hop.frames[:0], hop.frames[1:]...)
-		r.held--
+	hop := r.waiting.hop(n, w.now)
+	if !hop.queued {
+		w.ask(hop)
 	}
-	if r.held >= maxWaiting {
-		w.drop(flow.ReasonNoNeighbour, f.desc.Addr)
-		return
+	if gone, full := r.waiting.add(hop, f); full {
+		w.drop(flow.ReasonNoNeighbour, gone.desc.Addr)
 	}
-	if hop == nil {
-		hop = &waitingHop{since: w.now, tried: w.now, began: w.now, asked: new(atomic.Bool)}
-		r.waiting[n] = hop
-		r.resolve(n.out, n.addr, hop.asked)
-	}
-	hop.frames = append(hop.frames, f)
-	r.held++
 }
 
-// tendWaiting sends frames whose next hop has become known, and drops those whose next
+// ask asks for a next hop. What finds no room is asked for when the next frame comes.
+func (w *worker) ask(h *waitingHop) {
+	h.tried, h.queued = w.now, w.routing.resolve(h.out, h.addr, h.asked)
+}
+
+// tendWaiting is resolved, now and then: nothing becomes known between two tables.
+func (w *worker) tendWaiting() {
+	if r := &w.routing; r.table != nil && w.now-r.tended >= tendInterval {
+		w.resolved()
+	}
+}
+
+// resolved sends frames whose next hop has become known, and drops those whose next
 // hop did not answer for as long as the kernel waits for one: their senders are told
 // that the host is unreachable.
-func (w *worker) tendWaiting() {
+func (w *worker) resolved() {
 	r := &w.routing
-	if r.table == nil {
-		return
-	}
+	r.tended = w.now
 	r.tellUse(w.now)
-	if r.held == 0 {
+	if len(r.waiting.hops) == 0 {
 		return
 	}
 	silent := false
-	for n, hop := range r.waiting {
-		found, known := r.table.Neighbour(n.out, n.addr)
-		in := &r.table.Interfaces[n.out]
-		most := in.Patience[flow.FamilyOf(n.addr).Index()]
+	for _, hop := range r.waiting.hops {
+		found, known := r.table.Neighbour(hop.out, hop.addr)
+		in := &r.table.Interfaces[hop.out]
+		most := in.Patience[flow.FamilyOf(hop.addr).Index()]
 		if most == 0 {
 			most = patience
 		}
-		if !known && !hop.silent(w.now, most, func() { r.resolve(n.out, n.addr, hop.asked) }) {
+		if !known && !hop.silent(w.now, most, w.ask) {
 			continue
 		}
-		delete(r.waiting, n)
-		r.held -= len(hop.frames)
-		for _, f := range hop.frames {
+		for f, ok := r.waiting.take(hop); ok; f, ok = r.waiting.take(hop) {
 			if known {
-				w.emit(f.desc, f.l3, n.out, in.MAC, found.MAC)
+				w.emit(f.desc, f.l3, hop.out, in.MAC, found.MAC)
 				continue
 			}
 			w.unreachable(f)
 			silent = true
 		}
+		r.waiting.remove(hop)
 	}
 	if silent {
 		w.sendOwn()
@@ -353,5 +304,5 @@ func (w *worker) setForwarding(f *shard.Forwarding, t *tally) {
 		}
 		r.interfaces = append(r.interfaces, at)
 	}
-	w.tendWaiting()
+	w.resolved()
 }

@@ -45,7 +45,7 @@ func (e *Engine) openForwarding(rules Rules) (err error) {
 		}
 		for _, w := range e.workers {
 			w.routing = routing{
-				waiting: map[nextHop]*waitingHop{}, resolve: e.router.mirror.Resolve, used: e.router.mirror.Used, inject: e.router.inject,
+				waiting: newWaitingHops(), resolve: e.router.mirror.Resolve, used: e.router.mirror.Used, inject: e.router.inject,
 			}
 		}
 		if err := e.setPorts(e.router.host.mappings); err != nil { // nobody else has the router yet

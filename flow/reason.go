@@ -118,7 +118,7 @@ const (
 	ReasonBlackhole       // the route is a blackhole
 	ReasonProhibited      // the route is prohibited
 	ReasonElsewhere       // the route leads out of an interface that is not one of the ports
-	ReasonNoNeighbour     // the next hop did not say its Ethernet address
+	ReasonNoNeighbour     // the next hop did not say its Ethernet address while there was room to wait
 	ReasonIPOptions       // an IPv4 option is malformed: it is answered
 	ReasonSourceRoute     // an IPv4 source route, which is not followed (accept_source_route)
 	ReasonHopByHop        // a malformed IPv6 hop-by-hop header, or one with too much padding or too many options
@@ -221,7 +221,7 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonBlackhole:         {"blackhole", "the route is a blackhole"},
 	ReasonProhibited:        {"prohibited", "the route is prohibited"},
 	ReasonElsewhere:         {"elsewhere", "the route leads out of an interface that is not one of the ports"},
-	ReasonNoNeighbour:       {"no_neighbour", "the next hop did not say its Ethernet address"},
+	ReasonNoNeighbour:       {"no_neighbour", "the next hop did not say its Ethernet address while there was room to wait"},
 	ReasonIPOptions:         {"ip_options", "an IPv4 option is malformed: it is answered"},
 	ReasonSourceRoute:       {"ip_source_route", "an IPv4 source route, which is not followed (accept_source_route)"},
 	ReasonHopByHop:          {"ipv6_hop_by_hop", "a malformed IPv6 hop-by-hop header, or one with too much padding or too many options"},

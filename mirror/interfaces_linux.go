@@ -235,7 +235,7 @@ func (m *Mirror) confirm(ids []uint32) {
 		}
 		k := m.byID[id]
 		if e := m.neighbours[k]; e != nil && e.state == unix.NUD_STALE {
-			m.ask(ask{index: k.index, addr: k.addr})
+			offer(m.checks, ask{index: k.index, addr: k.addr})
 		}
 	}
 }

@@ -86,7 +86,8 @@ type Mirror struct {
 	probe   *socket
 	table   atomic.Pointer[route.Table]
 	changed chan struct{}
-	asks    chan ask
+	asks    chan ask // of workers
+	checks  chan ask // of neighbours that are known
 	used    chan []uint32
 	stop    chan struct{}
 	once    sync.Once
@@ -101,7 +102,7 @@ type Mirror struct {
 type ask struct {
 	index int
 	addr  netip.Addr
-	asked *atomic.Bool // nil: nobody waits
+	asked *atomic.Bool // nil in checks: nobody waits
 }
 
 var (
@@ -116,7 +117,7 @@ var (
 // not to be had; then nothing is left open.
 func Open(cfg Config) (*Mirror, error) {
 	m := &Mirror{
-		cfg: cfg, log: cfg.Log, changed: make(chan struct{}, 1), asks: make(chan ask, 512), used: make(chan []uint32, 16), stop: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, changed: make(chan struct{}, 1), asks: make(chan ask, 512), checks: make(chan ask, 512), used: make(chan []uint32, 16), stop: make(chan struct{}),
 	}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
@@ -202,20 +203,26 @@ func (m *Mirror) Stats() Stats {
 }
 
 // Resolve asks the kernel for a neighbour on an interface of a Table, as a packet that
-// goes there would, and sets asked once the kernel looks for it. It never blocks; what finds
-// no room (512 are kept) is not asked for, and may be asked for again. A channel is enough: a
-// worker asks once a second for each next hop that frames wait for, and few frames may wait,
-// and a full channel is seen without its lock.
-func (m *Mirror) Resolve(out int, addr netip.Addr, asked *atomic.Bool) {
-	if t := m.Table(); out >= 0 && out < len(t.Interfaces) && t.Interfaces[out].Index != 0 {
-		m.ask(ask{t.Interfaces[out].Index, addr, asked})
+// goes there would, and sets asked once the kernel looks for it: not while its own table of
+// neighbours is full (gc_thresh3). It never blocks; what finds no room (512 are kept) is not
+// asked for, and may be asked for again: then it returns false. A channel is enough: a worker
+// asks once for each next hop that frames wait for, and a full channel is seen without its
+// lock.
+func (m *Mirror) Resolve(out int, addr netip.Addr, asked *atomic.Bool) bool {
+	t := m.Table()
+	if out < 0 || out >= len(t.Interfaces) || t.Interfaces[out].Index == 0 {
+		return false
 	}
+	return offer(m.asks, ask{t.Interfaces[out].Index, addr, asked})
 }
 
-func (m *Mirror) ask(a ask) {
+// offer puts a question into a queue; ok is false if it is full.
+func offer(c chan ask, a ask) (ok bool) {
 	select {
-	case m.asks <- a:
+	case c <- a:
+		return true
 	default:
+		return false
 	}
 }
 
@@ -231,20 +238,30 @@ func (m *Mirror) Used(ids []uint32) {
 }
 
 // prober sends what is asked of the kernel: it may have to wait for the lock that all
-// changes of routes take.
+// changes of routes take. Neighbours in use are confirmed in turn with what is asked for anew:
+// a scan, which asks for ever more, does not hold that up.
 func (m *Mirror) prober() {
 	for {
 		select {
 		case <-m.stop:
 			return
+		case a := <-m.checks:
+			_ = m.probeFor(a)
 		case a := <-m.asks:
-			_ = m.probe.send(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE, neighbourRequest(a)) // frames do not wait for ever
-			_ = m.probe.discard()
-			if a.asked != nil {
+			if !errors.Is(m.probeFor(a), unix.ENOBUFS) { // frames do not wait for ever
 				a.asked.Store(true)
 			}
 		}
 	}
+}
+
+// probeFor asks the kernel for a neighbour. The error is ENOBUFS if its table is full of
+// others that it looks for (neigh_alloc).
+func (m *Mirror) probeFor(a ask) error {
+	if err := m.probe.send(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE, neighbourRequest(a)); err != nil {
+		return err
+	}
+	return m.probe.refusal()
 }
 
 // neighbourRequest asks for the resolution of a neighbour (struct ndmsg, NTF_USE).

@@ -313,18 +313,34 @@ func (s *subscription) give(b batch, stop <-chan struct{}) bool {
 	}
 }
 
-// discard drops what has come, so that answers that nobody waits for take no room.
-func (s *socket) discard() error {
+// refusal reads what has come, and returns the error that the last message of ours was
+// answered with: the kernel has done what it was sent when send returns (netlink_unicast_kernel),
+// and says so only if it could not.
+func (s *socket) refusal() (refused error) {
 	if s.buf == nil {
 		s.buf = make([]byte, 1<<13)
 	}
-	return s.conn.Control(func(fd uintptr) {
+	if err := s.conn.Control(func(fd uintptr) {
 		for {
-			if _, _, err := unix.Recvfrom(int(fd), s.buf, unix.MSG_DONTWAIT); err != nil && !errors.Is(err, unix.EINTR) {
+			n, _, err := unix.Recvfrom(int(fd), s.buf, unix.MSG_DONTWAIT)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil {
 				return
 			}
+			for m, err := range messages(s.buf[:n]) {
+				if err == nil && m.typ == unix.NLMSG_ERROR && m.seq == s.seq && len(m.body) >= 4 {
+					if e := int32(binary.NativeEndian.Uint32(m.body)); e < 0 {
+						refused = unix.Errno(-e)
+					}
+				}
+			}
 		}
-	})
+	}); err != nil {
+		return err
+	}
+	return refused
 }
 
 func putU32(b []byte, v uint32) { binary.NativeEndian.PutUint32(b, v) }
