@@ -142,8 +142,10 @@ func TestWaitsAloud(t *testing.T) {
 		t.Errorf("at first: %q", log.String())
 	}
 	w.since = w.since.Add(-mentionAfter)
-	if !w.again(unix.EBUSY) || !w.again(unix.EBUSY) || strings.Count(log.String(), "perhaps another xdpct") != 1 {
-		t.Errorf("after a while: %q", log.String())
+	for range 2 { // said once
+		if !w.again(unix.EBUSY) || strings.Count(log.String(), "perhaps another xdpct") != 1 {
+			t.Errorf("after a while: %q", log.String())
+		}
 	}
 	w.since = w.since.Add(-bindPatience)
 	if w.again(unix.EBUSY) || !strings.Contains(w.explain(unix.EBUSY).Error(), "perhaps another xdpct") || !isBusy(w.explain(unix.EBUSY)) {
