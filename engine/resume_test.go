@@ -27,7 +27,7 @@ func TestRouterHandsOn(t *testing.T) {
 	for _, shards := range []int{1, 2, 4} {
 		t.Run(fmt.Sprint(shards), func(t *testing.T) {
 			s := newSiteOf(t, shards, zonedRules, "", nil)
-			reflectUDP(t, s, serverIP+":53")
+			serveUDP(t, s.server, serverIP+":53")
 			for port := 20000; port < 20016; port++ {
 				c := dialFrom(t, s.client, "udp", fmt.Sprintf("%s:%d", clientIP, port), serverIP+":53")
 				roundTrip(t, c, 100)
@@ -35,26 +35,6 @@ func TestRouterHandsOn(t *testing.T) {
 			}
 		})
 	}
-}
-
-// reflectUDP sends each datagram back.
-func reflectUDP(t *testing.T, s *site, addr string) {
-	t.Helper()
-	var c net.PacketConn
-	if err := s.server.Do(func() (err error) { c, err = net.ListenPacket("udp", addr); return err }); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	go func() {
-		b := make([]byte, 1<<16)
-		for {
-			n, from, err := c.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = c.WriteTo(b[:n], from)
-		}
-	}()
 }
 
 // roundTrip sends a datagram of n bytes until one comes back.

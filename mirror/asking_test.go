@@ -52,7 +52,7 @@ func TestRefusedQuestion(t *testing.T) {
 // suite: others would find it full.
 func TestFullTableIsNotAsked(t *testing.T) {
 	if !*soak {
-		t.Skip("needs -soak: it fills the machine's table of neighbours")
+		t.Skip("skipped: -soak is missing (make soak-routes); it fills the neighbour table of all namespaces")
 	}
 	l := newLab(t, nil)
 	m := &Mirror{probe: l.socket()}

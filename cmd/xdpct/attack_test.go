@@ -65,7 +65,7 @@ func startRouter(t *testing.T, more string) *program {
 // back.
 func TestMemoryOfLoads(t *testing.T) {
 	if testing.Short() { // which the race detector's run is: it has a memory of its own, and nothing to say here
-		t.Skip("measures memory; not with -short")
+		t.Skip("skipped with -short: it measures memory; the suite runs it without")
 	}
 	p := startRouter(t, "settings: {nf_conntrack_max: 1000}\n")
 	ctx := context.Background()

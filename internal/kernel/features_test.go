@@ -45,7 +45,7 @@ var knownSeeds = flag.Int("known", 0, "seeds that TestKnownDifferences takes for
 // those that do not differ any more: they have to leave the list.
 func TestKnownDifferences(t *testing.T) {
 	if *knownSeeds == 0 {
-		t.Skip("skipped: -known is not given")
+		t.Skip("skipped: -known is missing, which says how many seeds; not part of the suite")
 	}
 	testenv.Root(t)
 	defer func() { forced = "" }()

@@ -18,7 +18,7 @@ var survey = flag.Int("survey", 0, "differences of each ruleset that TestSurvey 
 // brings those that are known.
 func TestSurvey(t *testing.T) {
 	if *survey == 0 {
-		t.Skip("skipped: -survey is not given")
+		t.Skip("skipped: -survey is missing, which says how many differences; not part of the suite")
 	}
 	testenv.Root(t)
 	first := *seed

@@ -25,7 +25,7 @@ var (
 func TestSoak(t *testing.T) {
 	testenv.Root(t)
 	if testing.Short() {
-		t.Skip("it takes half a minute")
+		t.Skip("skipped with -short: half a minute of traffic; the suite runs it without")
 	}
 	for _, p := range []string{"dhclient", "dnsmasq", "ip"} {
 		testenv.Program(t, p)
