@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"control":       {"flow", "expect", "export"},
 	"conntrack":     {"flow", "export", "control"},
 	"expect":        {"flow"},
+	"helper":        {"flow"},
 	"icmplimit":     {"flow"},
 	"nat":           {"flow", "packet"},
 	"route":         {"flow"},
@@ -56,7 +57,7 @@ var mayImport = map[string][]string{
 // pure packages get time, randomness and frames from outside: nothing in them
 // may reach for a clock, a random number, a goroutine's tools or the system.
 var (
-	pure = []string{"flow", "timerwheel", "packet", "frag", "l4", "nat", "table", "policy", "route", "icmplimit", "expect", "shard"}
+	pure = []string{"flow", "timerwheel", "packet", "frag", "l4", "nat", "table", "policy", "route", "icmplimit", "expect", "helper", "shard"}
 	// hash/maphash draws its seeds itself.
 	forbidden = []string{"time", "math/rand", "math/rand/v2", "crypto/rand", "hash/maphash", "os", "net", "sync", "sync/atomic", "io", "log", "log/slog", "context", "syscall"}
 	// shared are the files of the pure packages whose data several shards share, and what

@@ -1,0 +1,6 @@
+package helper
+
+// All returns every helper that there is, a line each.
+func All() *Registry {
+	return NewRegistry()
+}
