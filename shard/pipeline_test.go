@@ -398,6 +398,17 @@ func TestTypeOfMappedAddresses(t *testing.T) {
 	}
 }
 
+// TestZeronet: where there are no routes 0.0.0.0 is a broadcast address and the rest of its
+// net is not (inet_addr_type; the rest is UNICAST since Linux 5.3).
+func TestZeronet(t *testing.T) {
+	b := newForwarder(t, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m addrtype --dst-type BROADCAST -j DROP\nCOMMIT\n", "", nil)
+	for dst, want := range map[string]flow.Reason{"0.0.0.0": flow.ReasonRule, "0.1.2.3": flow.NoReason, "255.255.255.255": flow.ReasonRule} {
+		if _, v := b.pass(0, udp(clientIP, netip.MustParseAddr(dst), 1, 2)); v.Reason != want {
+			t.Errorf("to %s: %v %v", dst, v.Action, v.Reason)
+		}
+	}
+}
+
 // TestAnycastIsForTheHost: the subnet-router anycast address (RFC 4291, 2.6.1) is the
 // router's own.
 func TestAnycastIsForTheHost(t *testing.T) {

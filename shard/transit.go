@@ -181,7 +181,7 @@ func kindOfAddr(a netip.Addr) route.Kind {
 		return route.Multicast
 	case a.IsLoopback():
 		return route.Local
-	case a == limitedBroadcast || a.Is4() && a.As4()[0] == 0: // inet_addr_type
+	case a == limitedBroadcast || a.Is4() && a.IsUnspecified(): // inet_addr_type: of 0.0.0.0/8 the first only
 		return route.Broadcast
 	}
 	return route.Unicast
