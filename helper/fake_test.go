@@ -19,7 +19,14 @@ type fakeEnv struct {
 
 func (e *fakeEnv) Expect(m *Message, xs ...Expected) (netip.AddrPort, error) {
 	for _, x := range xs {
-		e.log = append(e.log, fmt.Sprintf("%d/%v %v>%v", x.Class, x.Proto, x.From, x.To))
+		line := fmt.Sprintf("%d/%v %v>%v", x.Class, x.Proto, x.From, x.To)
+		if x.Either {
+			line += fmt.Sprintf(" seen %d", x.Seen)
+		}
+		if x.Helper != 0 {
+			line += " " + x.Helper.String()
+		}
+		e.log = append(e.log, line)
 	}
 	if e.err != nil {
 		return netip.AddrPort{}, e.err
@@ -34,6 +41,8 @@ func (e *fakeEnv) Expect(m *Message, xs ...Expected) (netip.AddrPort, error) {
 func (e *fakeEnv) Forget(_ *Message, class int, to netip.AddrPort) {
 	e.log = append(e.log, fmt.Sprintf("forget %d %v", class, to))
 }
+
+func (e *fakeEnv) Hangup(*Message) { e.log = append(e.log, "hangup") }
 
 func (e *fakeEnv) Refresh(s uint32) { e.log = append(e.log, fmt.Sprintf("refresh %d", s)) }
 

@@ -18,6 +18,9 @@ type Helper struct {
 	// Limit is the longest message of a TCP stream, in bytes, that a Session may ask for:
 	// as many of an incomplete one are kept.
 	Limit int
+	// Tied says that the connections that its expectations became end when their master does
+	// (nf_conntrack_helper.destroy: pptp). Those of all others stay.
+	Tied bool
 	// New makes the session of a connection that begins.
 	New func() Session
 }
@@ -122,8 +125,13 @@ type Expected struct {
 	// To is where it goes, in full.
 	To netip.AddrPort
 	// Either says that the other side may begin it as well, and that both are one connection:
-	// a GRE tunnel (PPTP). Ports are call ids then, From the one that its sender wrote, and
-	// Seen is what the other side knows that by, if it was rewritten; 0 if not.
+	// a GRE tunnel (PPTP). Ports are call ids then, and 0 is one of them. To is the sender of
+	// the message and its call id. From is its peer, whose address is the one that the sender
+	// knows, but whose call id is the one that the peer itself wrote; Seen is what the sender
+	// knows that by, if it was rewritten, and 0 if not. In the kernel's two tuples
+	//
+	//	from the peer:   source key From, destination key To
+	//	from the sender: source key To,   destination key Seen, or From
 	Either bool
 	Seen   uint16
 	// Permanent expectations are not used up by a connection (NF_CT_EXPECT_PERMANENT).
@@ -154,6 +162,10 @@ type Env interface {
 	// address, as the sender of m writes it (nf_ct_unexpect_related); an invalid address
 	// means all of the class.
 	Forget(m *Message, class int, to netip.AddrPort)
+
+	// Hangup removes all expectations of the connection, and ends the connections that have
+	// come by them (destroy_sibling_or_exp).
+	Hangup(m *Message)
 
 	// Refresh gives the connection a timeout of its own, in seconds (nf_ct_refresh).
 	Refresh(seconds uint32)
