@@ -14,6 +14,7 @@ import (
 type fakeEnv struct {
 	shift uint16 // added to the ports of what is expected, if the sender is translated
 	err   error  // what Expect returns
+	gone  bool // there is nothing for Renew
 	log   []string
 }
 
@@ -43,6 +44,11 @@ func (e *fakeEnv) Forget(_ *Message, class int, to netip.AddrPort) {
 }
 
 func (e *fakeEnv) Hangup(*Message) { e.log = append(e.log, "hangup") }
+
+func (e *fakeEnv) Renew(_ *Message, class int, to netip.AddrPort, seconds uint32) bool {
+	e.log = append(e.log, fmt.Sprintf("renew %d %v %d s", class, to, seconds))
+	return !e.gone
+}
 
 func (e *fakeEnv) Refresh(s uint32) { e.log = append(e.log, fmt.Sprintf("refresh %d", s)) }
 

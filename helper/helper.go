@@ -93,6 +93,8 @@ type Conn struct {
 	Family flow.Family
 	Proto  flow.Proto
 	Tuples [2]flow.Tuple // by direction
+	// Expected says that the connection was expected itself (IPS_EXPECTED).
+	Expected bool
 }
 
 // Self returns the address and port of who sends in direction d, as it knows itself.
@@ -152,6 +154,9 @@ type Env interface {
 	// If there are several they differ in the port of To only, each one higher than the one
 	// before (RTP and RTCP), and so do those returned.
 	//
+	// If To is the sender's own address and port of the connection, the port tried first is
+	// the one by which the peer knows that (nf_nat_sip_expect); otherwise it is To's.
+	//
 	// One that is there already is renewed, and comes to the same again. An error says why
 	// there is none, and has been counted; the message is then to be left as it is. If it
 	// is refused by a limit or for want of a port, the packet is dropped (as nf_ct_helper
@@ -162,6 +167,12 @@ type Env interface {
 	// address, as the sender of m writes it (nf_ct_unexpect_related); an invalid address
 	// means all of the class.
 	Forget(m *Message, class int, to netip.AddrPort)
+
+	// Renew gives an expectation of the connection another timeout, 1 to 300 seconds from
+	// now, and has it match from now on if it was Inactive (refresh_signalling_expectation).
+	// It is the one of the class that goes to the address, as the peer of the one who
+	// announced it was told it: what Expect returned. It reports whether there is one.
+	Renew(m *Message, class int, to netip.AddrPort, seconds uint32) bool
 
 	// Hangup removes all expectations of the connection, and ends the connections that have
 	// come by them (destroy_sibling_or_exp).
