@@ -2,5 +2,7 @@ package helper
 
 // All returns every helper that there is, a line each.
 func All() *Registry {
-	return NewRegistry()
+	return NewRegistry(
+		pptp(),
+	)
 }
