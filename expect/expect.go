@@ -43,6 +43,44 @@ type Expectation struct {
 	// Limit is the most expectations of this class that the master may have, 0
 	// for any number (nf_conntrack_expect_policy.max_expected).
 	Limit int
+
+	// Child reads the connection when it comes (nf_conntrack_expect.helper), 0 for none.
+	Child flow.HelperID
+	// Dir is the direction of the master in which the connection runs
+	// (nf_conntrack_expect.dir).
+	Dir flow.Direction
+	// Announcer is who is told to have announced it, for SourceLimit; the zero address is
+	// nobody.
+	Announcer flow.Addr
+	// SourceLimit is the most expectations that one Announcer may have, 0 for any number.
+	SourceLimit int
+	// Follow is what becomes of the connection if its master is translated.
+	Follow Follow
+}
+
+// Follow is how the connection of a translated master is translated itself, instead of by
+// rules (nf_nat_follow_master). The zero Follow leaves it to rules.
+type Follow struct {
+	On bool
+	// From is the only source that becomes Src: that of the master, as it is before
+	// translation. Others stay as they are (nf_nat_sip_expected).
+	From, Src flow.Addr
+	// Dst and Port are where it goes (saved_addr, saved_proto).
+	Dst  flow.Addr
+	Port uint16
+}
+
+// Mapped returns what the original tuple t becomes, as far as its source port can be kept.
+func (f *Follow) Mapped(t flow.Tuple) flow.Tuple {
+	if !f.On {
+		return t
+	}
+	if t.Src == f.From {
+		t.Src = f.Src
+	}
+	t.Dst = f.Dst
+	t.L4 = t.L4&^(0xffff<<16) | flow.L4(f.Port)<<16
+	return t
 }
 
 // matches is nf_ct_tuple_mask_cmp.
@@ -71,6 +109,8 @@ func (e *Expectation) sameAs(o *Expectation) bool {
 var (
 	ErrBusy = errors.New("another expectation overlaps it")           // EBUSY
 	ErrFull = errors.New("there are nf_conntrack_expect_max of them") // EMFILE
+	// ErrSource is a limit that Linux has not.
+	ErrSource = errors.New("the source has announced xdpct_expect_max_source of them")
 )
 
 // Table is the expectations of one tracker. Make it with New. Its methods may be
@@ -126,22 +166,17 @@ func (t *Table) chain(dst *flow.Tuple) *atomic.Pointer[[]*entry] {
 // Match is an expectation that a connection has used.
 type Match struct {
 	Master flow.Tuple
-	Helper flow.HelperID
+	Helper flow.HelperID // the master's
+	Child  flow.HelperID
 	Mark   flow.Mark
+	Follow Follow
 }
 
 // Match looks for an expectation of the connection with the original tuple tuple,
 // at the time now in milliseconds, and uses it up unless it is permanent
 // (nf_ct_find_expectation).
 func (t *Table) Match(tuple *flow.Tuple, now int64) (m Match, ok bool) {
-	if t.live.Load() == 0 {
-		return m, false
-	}
-	list := t.chain(tuple).Load()
-	if list == nil {
-		return m, false
-	}
-	for _, e := range *list {
+	for _, e := range t.near(tuple) {
 		if e.Flags&Inactive != 0 || e.Expires <= now || !e.matches(tuple) {
 			continue
 		}
@@ -149,9 +184,52 @@ func (t *Table) Match(tuple *flow.Tuple, now int64) (m Match, ok bool) {
 			continue
 		}
 		t.matched.Add(1)
-		return Match{e.Master, e.Helper, flow.Mark(e.mark.Load())}, true
+		return Match{e.Master, e.Helper, e.Child, flow.Mark(e.mark.Load()), e.Follow}, true
 	}
 	return m, false
+}
+
+// near returns the entries among which are those of tuple, none if the table is empty.
+func (t *Table) near(tuple *flow.Tuple) []*entry {
+	if t.live.Load() == 0 {
+		return nil
+	}
+	if list := t.chain(tuple).Load(); list != nil {
+		return *list
+	}
+	return nil
+}
+
+// Find returns what Match would use up; nil if there is none. It must not be changed.
+func (t *Table) Find(tuple *flow.Tuple, now int64) *Expectation {
+	for _, e := range t.near(tuple) {
+		if e.Flags&Inactive == 0 && e.Expires > now && !e.gone.Load() && e.matches(tuple) {
+			return &e.Expectation
+		}
+	}
+	return nil
+}
+
+// Reserved reports whether the original tuple of another connection than the expected one
+// must not be tuple: whether it is expected, now or, being inactive, later.
+func (t *Table) Reserved(tuple *flow.Tuple, now int64) bool {
+	for _, e := range t.near(tuple) {
+		if e.Expires > now && !e.gone.Load() && e.matches(tuple) {
+			return true
+		}
+	}
+	return false
+}
+
+// OfMaster returns the expectation of a master that which selects, nil if there is none. It
+// must not be changed.
+func (t *Table) OfMaster(master *flow.Tuple, which func(*Expectation) bool) *Expectation {
+	for _, e := range *t.all.Load() {
+		if e.Master == *master && !e.gone.Load() && which(&e.Expectation) {
+			return &e.Expectation
+		}
+	}
+	return nil
 }
 
 // end makes e one that is gone; false if it was already.
@@ -164,38 +242,59 @@ func (t *Table) end(e *entry) bool {
 	return true
 }
 
-// Insert adds an expectation whose master has the given mark
-// (nf_ct_expect_related). now is the time in milliseconds. The error is ErrBusy or
-// ErrFull.
-func (t *Table) Insert(e Expectation, mark flow.Mark, now int64) error {
+// Insert adds expectations whose master has the given mark, all or none
+// (nf_ct_expect_related). now is the time in milliseconds. The error is ErrBusy,
+// ErrFull or ErrSource.
+func (t *Table) Insert(mark flow.Mark, now int64, es ...Expectation) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.tidy(now)
-	err := t.check(&e)
-	t.tidy(now)
-	if err != nil {
-		return err
+	added := make([]*entry, 0, len(es))
+	for i := range es {
+		err := t.check(&es[i])
+		t.tidy(now)
+		if err != nil {
+			t.withdraw(added)
+			return err
+		}
+		n := &entry{Expectation: es[i]}
+		n.mark.Store(uint32(mark))
+		added = append(added, n)
+		t.live.Add(1)
+		t.link(n)
 	}
-	n := &entry{Expectation: e}
-	n.mark.Store(uint32(mark))
+	for _, n := range added {
+		t.created.Add(1)
+		t.observe(flow.EventNew, n)
+	}
+	return nil
+}
+
+// link makes an entry one that can be found. t.mu is held.
+func (t *Table) link(n *entry) {
 	add(&t.all, n)
 	add(t.chain(&n.Tuple), n)
-	t.live.Add(1)
-	t.created.Add(1)
-	t.observe(flow.EventNew, n)
-	return nil
+}
+
+// withdraw takes entries back that nobody was told of. t.mu is held.
+func (t *Table) withdraw(es []*entry) {
+	for _, e := range es {
+		if e.gone.CompareAndSwap(false, true) { // else a packet has used it up in between
+			t.live.Add(-1)
+		}
+		without(&t.all, e)
+		without(t.chain(&e.Tuple), e)
+	}
 }
 
 // check says why e cannot be inserted, and ends what it replaces or pushes out
 // (__nf_ct_expect_check).
 func (t *Table) check(e *Expectation) error {
-	if list := t.chain(&e.Tuple).Load(); list != nil {
-		for _, o := range *list {
-			if o.sameAs(e) {
-				t.end(o)
-			} else if o.clashes(e) && !o.gone.Load() {
-				return ErrBusy
-			}
+	for _, o := range t.near(&e.Tuple) {
+		if o.sameAs(e) {
+			t.end(o)
+		} else if o.clashes(e) && !o.gone.Load() {
+			return ErrBusy
 		}
 	}
 	if e.Limit > 0 {
@@ -204,7 +303,20 @@ func (t *Table) check(e *Expectation) error {
 	if int(t.live.Load()) >= t.limit {
 		return ErrFull
 	}
+	if e.SourceLimit > 0 && e.Announcer != (flow.Addr{}) && t.announced(e.Announcer) >= e.SourceLimit {
+		return ErrSource
+	}
 	return nil
+}
+
+// announced returns how many expectations a source has announced.
+func (t *Table) announced(source flow.Addr) (n int) {
+	for _, o := range *t.all.Load() {
+		if o.Announcer == source && !o.gone.Load() {
+			n++
+		}
+	}
+	return n
 }
 
 // makeRoom pushes out the oldest of a class of a master if there are too many
@@ -235,26 +347,36 @@ func add(at *atomic.Pointer[[]*entry], e *entry) {
 	at.Store(&l)
 }
 
+// without puts a copy of a list in its place that does not have e. t.mu is held.
+func without(at *atomic.Pointer[[]*entry], e *entry) {
+	l := slices.DeleteFunc(slices.Clone(*at.Load()), func(o *entry) bool { return o == e })
+	at.Store(&l)
+}
+
 // tidy unlinks what is gone, and what has expired by now. t.mu is held.
 func (t *Table) tidy(now int64) {
-	all := *t.all.Load()
-	left := make([]*entry, 0, len(all))
+	all, gone := *t.all.Load(), 0
 	for _, e := range all {
 		if e.Expires <= now {
 			t.end(e)
 		}
+		if e.gone.Load() {
+			gone++
+		}
+	}
+	if gone == 0 {
+		return
+	}
+	left := make([]*entry, 0, len(all)-gone)
+	for _, e := range all {
 		if !e.gone.Load() {
 			left = append(left, e)
 			continue
 		}
-		at := t.chain(&e.Tuple)
-		l := slices.DeleteFunc(slices.Clone(*at.Load()), func(o *entry) bool { return o == e })
-		at.Store(&l)
+		without(t.chain(&e.Tuple), e)
 		t.observe(flow.EventDestroy, e)
 	}
-	if len(left) < len(all) {
-		t.all.Store(&left)
-	}
+	t.all.Store(&left)
 }
 
 func (t *Table) observe(k flow.EventKind, e *entry) {
@@ -280,6 +402,16 @@ func (t *Table) Expire(now int64) {
 func (t *Table) RemoveMaster(master *flow.Tuple) {
 	for _, e := range *t.all.Load() {
 		if e.Master == *master {
+			t.end(e)
+		}
+	}
+}
+
+// Withdraw removes those expectations of a master that which selects
+// (nf_ct_unexpect_related). As to who may call it, see RemoveMaster.
+func (t *Table) Withdraw(master *flow.Tuple, which func(*Expectation) bool) {
+	for _, e := range *t.all.Load() {
+		if e.Master == *master && which(&e.Expectation) {
 			t.end(e)
 		}
 	}

@@ -34,7 +34,7 @@ func ftp(master flow.Tuple, dport uint16) Expectation {
 func TestUsedOnce(t *testing.T) {
 	table := New(10, &secret)
 	master := tuple("10.0.0.1", "10.0.0.2", 1000, 21)
-	if err := table.Insert(ftp(master, 2000), 7, 0); err != nil {
+	if err := table.Insert(7, 0, ftp(master, 2000)); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -64,7 +64,7 @@ func TestRules(t *testing.T) {
 	m1, m2 := tuple("10.0.0.1", "10.0.0.2", 1000, 21), tuple("10.0.0.1", "10.0.0.2", 1001, 21)
 	add := func(e Expectation, want error, left int) {
 		t.Helper()
-		if err := table.Insert(e, 0, 0); !errors.Is(err, want) {
+		if err := table.Insert(0, 0, e); !errors.Is(err, want) {
 			t.Errorf("%v, want %v", err, want)
 		}
 		if n := len(table.List(0)); n != left {
@@ -119,7 +119,7 @@ func TestClaimedOnce(t *testing.T) {
 	table := New(n, &secret)
 	for i := range uint16(n) {
 		e := ftp(tuple("10.0.0.1", "10.0.0.2", i, 21), 2000+i)
-		if err := table.Insert(e, 0, 0); err != nil {
+		if err := table.Insert(0, 0, e); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -154,7 +154,7 @@ func TestPacketsTakeNoLock(t *testing.T) {
 	for i, m := range []flow.Tuple{m1, m1, m2} {
 		e := ftp(m, 2000+uint16(i))
 		e.Class = uint8(i)
-		if err := table.Insert(e, 0, 0); err != nil {
+		if err := table.Insert(0, 0, e); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -217,7 +217,7 @@ func TestAgainstModel(t *testing.T) {
 				Flags:  Flags(rapid.Uint8Range(0, 1).Draw(t, "permanent")), Expires: now + rapid.Int64Range(1, 20_000).Draw(t, "life"),
 			}
 			busy := slices.ContainsFunc(model, func(o Expectation) bool { return o.clashes(&e) && !o.sameAs(&e) })
-			err := table.Insert(e, 0, now)
+			err := table.Insert(0, now, e)
 			// What is the same goes even if then another is in the way: the kernel
 			// looks at one after the other. The model looks at the table for that.
 			switch {
@@ -234,4 +234,85 @@ func TestAgainstModel(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPairs: of several expectations all are there or none is, and what was there before
+// stays as it is known outside.
+func TestPairs(t *testing.T) {
+	table := New(3, &secret)
+	var seen []flow.EventKind
+	table.Observe = func(k flow.EventKind, _ *Expectation) { seen = append(seen, k) }
+	m1, m2 := tuple("10.0.0.1", "10.0.0.2", 1000, 5060), tuple("10.0.0.3", "10.0.0.2", 1000, 5060)
+	rtp := func(m flow.Tuple, port uint16) []Expectation {
+		a, b := ftp(m, port), ftp(m, port+1)
+		a.Limit, b.Limit = 0, 0
+		return []Expectation{a, b}
+	}
+	if err := table.Insert(0, 0, rtp(m1, 4000)...); err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Insert(0, 0, rtp(m2, 4001)...); !errors.Is(err, ErrBusy) {
+		t.Errorf("one of two is taken: %v", err)
+	}
+	if err := table.Insert(0, 0, rtp(m2, 4002)...); !errors.Is(err, ErrFull) {
+		t.Errorf("there is room for one of two: %v", err)
+	}
+	if len(table.List(0)) != 2 || table.Len() != 2 || table.Stats().Created != 2 || len(seen) != 2 {
+		t.Errorf("%d are listed, %d counted, %+v, events %v", len(table.List(0)), table.Len(), table.Stats(), seen)
+	}
+	free := tuple("10.0.0.2", "10.0.0.1", 9, 4002)
+	if table.Find(&free, 1) != nil || table.Reserved(&free, 1) {
+		t.Error("one that was withdrawn is found")
+	}
+}
+
+// TestSourceLimit: one announcer may fill its own share and no more.
+func TestSourceLimit(t *testing.T) {
+	table := New(100, &secret)
+	add := func(who string, master, port uint16) error {
+		e := ftp(tuple(who, "10.0.0.2", master, 21), port)
+		e.Announcer, e.SourceLimit = flow.AddrFrom(netip.MustParseAddr(who)), 3
+		return table.Insert(0, 0, e)
+	}
+	for i := range uint16(3) {
+		if err := add("10.0.0.1", 1000+i, 2000+i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := add("10.0.0.1", 1003, 2003); !errors.Is(err, ErrSource) {
+		t.Errorf("the fourth of a source: %v", err)
+	}
+	if err := add("10.0.0.1", 1000, 2000); err != nil {
+		t.Errorf("one that is there, again: %v", err)
+	}
+	if err := add("10.0.0.9", 1003, 2003); err != nil {
+		t.Errorf("another source: %v", err)
+	}
+}
+
+// TestReserved: an inactive expectation reserves its tuple, and no packet uses it up.
+func TestReserved(t *testing.T) {
+	table := New(100, &secret)
+	master, comes := tuple("10.0.0.1", "10.0.0.2", 1000, 21), tuple("10.0.0.2", "10.0.0.1", 20, 2000)
+	e := ftp(master, 2000)
+	e.Flags = Inactive
+	e.Follow = Follow{On: true, From: comes.Src, Src: comes.Dst, Dst: comes.Src, Port: 7}
+	if err := table.Insert(0, 0, e); err != nil {
+		t.Fatal(err)
+	}
+	if table.Find(&comes, 1) != nil || !table.Reserved(&comes, 1) || table.Reserved(&comes, 300_000) {
+		t.Error("not reserved, or to be used")
+	}
+	if got := e.Follow.Mapped(comes); got != tuple("10.0.0.1", "10.0.0.2", 20, 7) {
+		t.Errorf("it becomes %v", got)
+	}
+	other := comes
+	other.Src = master.Src
+	if got := e.Follow.Mapped(other); got.Src != other.Src || got.Dst != comes.Src {
+		t.Errorf("another source: %v", got)
+	}
+	table.Withdraw(&master, func(x *Expectation) bool { return x.Class == 0 })
+	if table.Len() != 0 || table.OfMaster(&master, func(*Expectation) bool { return true }) != nil {
+		t.Error("it is still there")
+	}
 }

@@ -189,7 +189,7 @@ func (s *Shard) Expect(master flow.Tuple, e expect.Expectation) error {
 	r := s.Record(i)
 	e.Master, e.Helper = r.Orig, r.Helper
 	e.Tuple.L4 = e.Tuple.L4.WithZone(r.Zone.In(flow.Original))
-	if err := s.cfg.Expect.Insert(e, r.Mark, s.now); err != nil {
+	if err := s.cfg.Expect.Insert(r.Mark, s.now, e); err != nil {
 		return err
 	}
 	s.table.Extend(i).Expects = true
