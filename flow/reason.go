@@ -127,6 +127,13 @@ const (
 	ReasonNATTooShort     // less than eight bytes of transport header, of the packet or of what it quotes, so that it cannot be translated
 	ReasonLocalRedirect   // translated to an address of this host, whose answers would not be translated back
 
+	// Packets that the helper of their connection does not let pass: their sender sends them again.
+
+	ReasonHelperHeld    // a message begins with it that is rewritten as a whole: it is kept, and goes out with the rest
+	ReasonHelperEarly   // bytes before it are missing, and it may hold what is to be rewritten
+	ReasonHelperWaits   // as many edits as a stream remembers are not acknowledged yet
+	ReasonHelperRefused // it announces a connection for which there is no room among the expectations, or no port
+
 	// Counted by the XDP program, before user space sees the frame.
 
 	ReasonXDPNoSocket   // no AF_XDP socket serves the receive queue
@@ -229,6 +236,10 @@ var reasonTexts = [NumReasons]struct{ name, text string }{
 	ReasonNATRedirect:       {"nat_redirect", "an ICMP redirect about a translated connection: it names a router on another link"},
 	ReasonNATTooShort:       {"nat_too_short", "less than eight bytes of transport header, of the packet or of what it quotes, so that it cannot be translated"},
 	ReasonLocalRedirect:     {"local_redirect", "translated to an address of this host, whose answers would not be translated back"},
+	ReasonHelperHeld:        {"helper_held", "a message begins with it that is rewritten as a whole: it is kept, and goes out with the rest"},
+	ReasonHelperEarly:       {"helper_early", "bytes before it are missing, and it may hold what is to be rewritten"},
+	ReasonHelperWaits:       {"helper_waits", "as many edits as a stream remembers are not acknowledged yet"},
+	ReasonHelperRefused:     {"helper_refused", "it announces a connection for which there is no room among the expectations, or no port"},
 	ReasonXDPNoSocket:       {"xdp_no_socket", "no AF_XDP socket serves the receive queue"},
 	ReasonFillRingEmpty:     {"fill_ring_empty", "no free chunk was there to receive into"},
 	ReasonRXRingFull:        {"rx_ring_full", "the receive ring was full"},

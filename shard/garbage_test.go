@@ -148,11 +148,12 @@ func (g *garbagePath) run(frames [][]byte) {
 // notOfAShard are the reasons that TestNoGarbage does not bring about, by who gives them.
 var notOfAShard = map[string]string{
 	"frag, beside whose table they are not counted here": "fragment_duplicate fragment_ecn fragment_end fragment_held fragment_length fragment_limit fragment_nested fragment_overlap fragment_timeout fragment_tiny fragment_too_long fragment_header fragment",
-	"engine and rx":           "bad_descriptor elsewhere fill_ring_empty frame_too_large handover_full host_busy link_source no_chunk no_neighbour no_port no_vlan rx_dropped rx_ring_full tx_down tx_dropped tx_error tx_ring_full xdp_no_socket",
-	"several shards":          "nat_directory_full",
-	"another configuration":   "tcp_not_loose tcp_not_exact zone_full",
-	"a table that is in use":  "table_full probe_limit clash",
-	"other routes or sysctls": "blackhole prohibited reverse_path not_forwarded local_redirect",
+	"engine and rx":                         "bad_descriptor elsewhere fill_ring_empty frame_too_large handover_full host_busy link_source no_chunk no_neighbour no_port no_vlan rx_dropped rx_ring_full tx_down tx_dropped tx_error tx_ring_full xdp_no_socket",
+	"several shards":                        "nat_directory_full",
+	"another configuration":                 "tcp_not_loose tcp_not_exact zone_full",
+	"a table that is in use":                "table_full probe_limit clash",
+	"other routes or sysctls":               "blackhole prohibited reverse_path not_forwarded local_redirect",
+	"helpers, which no connection here has": "helper_held helper_early helper_waits helper_refused",
 	"other headers, which take the same steps as those that are here": "icmp_redirect nat_redirect nat_too_short sctp_state tcp_challenge",
 }
 
