@@ -185,18 +185,18 @@ func TestTermDuringLoads(t *testing.T) {
 	cpu := cpuTime(t, pid)
 	_ = p.cmd.Process.Signal(syscall.SIGHUP)
 	testenv.Until(t, "for the load to be under way", func() bool { return cpuTime(t, pid)-cpu > 300*time.Millisecond })
-	began := time.Now()
+	began, stalled := time.Now(), testenv.Stalled(t)
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	ended := make(chan error, 1)
 	go func() { ended <- p.cmd.Wait() }()
 	select {
 	case err := <-ended:
-		took := time.Since(began)
-		t.Logf("it took %v", took)
-		if took > 2*time.Second || err != nil {
-			t.Errorf("after %v: %v\n%s", took, err, p.stderr.String())
+		took, busy := time.Since(began), testenv.Stalled(t)-stalled
+		t.Logf("it took %v, %v of them the machine was short of CPUs", took, busy)
+		if took-busy > 2*time.Second || err != nil {
+			t.Errorf("after %v (%v): %v\n%s", took, busy, err, p.stderr.String())
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(testenv.Patience):
 		t.Error("it does not end")
 	}
 }
