@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/frag"
 	"github.com/xdpct/xdpct/l4"
@@ -203,6 +204,7 @@ type device struct {
 	prog   *policy.Program
 	family flow.Family
 	frags  *frag.Table[[]byte]
+	expect *expect.Table
 	start  time.Time
 	last   shard.Verdict // on the last packet that was judged
 }
