@@ -14,7 +14,7 @@ import (
 type fakeEnv struct {
 	shift uint16 // added to the ports of what is expected, if the sender is translated
 	err   error  // what Expect returns
-	gone  bool // there is nothing for Renew
+	gone  bool   // there is nothing for Renew
 	log   []string
 }
 
