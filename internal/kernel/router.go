@@ -237,3 +237,6 @@ func (o *Oracle) Settle() {
 		}
 	}
 }
+
+// ReadFile reads a file of /proc as the router has it.
+func (o *Oracle) ReadFile(path string) ([]byte, error) { return o.router.ReadFile(path) }
