@@ -345,7 +345,7 @@ func (f *Flow) parse(c *Conn, env Env, d flow.Direction, data []byte, edit, drop
 			stats.Refused++
 			return pos, flow.ReasonHelperRefused, nil
 		}
-		if len(edits) > 0 && edit {
+		if len(edits) > 0 && edit && !s.passed {
 			if err := f.enter(s, edits); err != nil {
 				return pos, flow.NoReason, err
 			}
