@@ -4,5 +4,6 @@ package helper
 func All() *Registry {
 	return NewRegistry(
 		pptp(),
+		sip(),
 	)
 }

@@ -1,0 +1,187 @@
+package helper
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/internal/kernel"
+	"github.com/xdpct/xdpct/internal/testenv"
+	"github.com/xdpct/xdpct/packet"
+)
+
+// TestSIPKernel asks the running kernel's helper what TestSIP asks ours: the same bytes out
+// and the same expectations, but where sipFacts says otherwise, and why.
+func TestSIPKernel(t *testing.T) {
+	testenv.Root(t)
+	testenv.Program(t, "iptables-restore")
+	o, err := kernel.NewRouter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	unpin, err := kernel.Pin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unpin()
+	for _, c := range sipFacts {
+		for _, net := range c.nets() {
+			t.Run(c.name+"/"+net.String(), func(t *testing.T) {
+				k := newSIPKernel(t, o, net)
+				for i, step := range c.steps {
+					sent := net.expand(step.text)
+					got := k.send(step.dir, sent)
+					wantChanged, wantRows := "", step.expect
+					if net.translated {
+						wantChanged = net.changes(step.changed, got)
+					}
+					if l := step.linux; l != nil {
+						if l.expect != "-" {
+							wantRows = l.expect
+						}
+						if l.changed != "" && (net.translated || l.always) {
+							wantChanged = net.changes(l.changed, got)
+						}
+					}
+					if got := changed(sent, got); got != wantChanged {
+						t.Errorf("step %d: Linux changes\n%s\nand is said to\n%s", i, got, wantChanged)
+					}
+					if wantChanged == "dropped" {
+						continue // whether something is expected then is of no interest
+					}
+					if got, want := k.list(), expandRows(wantRows, net); got != want {
+						t.Errorf("step %d: Linux expects\n%s\nand is said to\n%s", i, got, want)
+					}
+				}
+			})
+		}
+	}
+}
+
+// sipKernel is a connection through the kernel, to whose packets its helper is attached.
+type sipKernel struct {
+	t   *testing.T
+	o   *kernel.Oracle
+	net sipNet
+	seq [2]uint32 // of TCP, by direction: what each side sends next
+	ack [2]uint32 // what each side has received up to
+}
+
+func newSIPKernel(t *testing.T, o *kernel.Oracle, n sipNet) *sipKernel {
+	t.Helper()
+	k := &sipKernel{t: t, o: o, net: n, seq: [2]uint32{1000, 2000}}
+	if err := o.Clear(); err != nil {
+		t.Fatal(err)
+	}
+	client, seen, _ := n.addrs()
+	rules := fmt.Sprintf("*raw\n-A PREROUTING -p %v -s %v -j CT --helper sip\nCOMMIT\n", n.proto, client)
+	if n.translated {
+		to := netip.AddrPortFrom(seen, sipSeenPort).String()
+		rules += fmt.Sprintf("*nat\n-A POSTROUTING -p %v -s %v -j SNAT --to-source %s\nCOMMIT\n", n.proto, client, to)
+	}
+	if err := o.Restore(n.family, rules); err != nil {
+		t.Fatal(err)
+	}
+	if n.proto == flow.TCP {
+		k.tcp(flow.Original, packet.SYN, "")
+		k.tcp(flow.Reply, packet.SYN|packet.ACK, "")
+		k.tcp(flow.Original, packet.ACK, "")
+	}
+	return k
+}
+
+// ends returns the addresses and ports of a packet in a direction.
+func (k *sipKernel) ends(d flow.Direction) (side kernel.Side, ip packet.IP, sport, dport uint16) {
+	client, seen, server := k.net.addrs()
+	if d == flow.Original {
+		return kernel.A, packet.IP{Src: client, Dst: server}, sipClientPort, sipPort
+	}
+	return kernel.B, packet.IP{Src: server, Dst: seen}, sipPort, k.net.seenPort()
+}
+
+// send sends bytes in a direction and returns what comes out, "" if nothing does.
+func (k *sipKernel) send(d flow.Direction, text string) string {
+	k.t.Helper()
+	if k.net.proto == flow.TCP {
+		return k.tcp(d, packet.ACK|packet.PSH, text)
+	}
+	side, ip, sport, dport := k.ends(d)
+	return string(k.exchange(side, packet.AppendUDP(nil, ip, sport, dport, []byte(text)), 8))
+}
+
+// exchange returns the payload of what comes out for a datagram, whose transport header has
+// n bytes.
+func (k *sipKernel) exchange(side kernel.Side, d []byte, n int) []byte {
+	k.t.Helper()
+	out, err := k.o.Exchange(side, d)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	frames := out[side^1]
+	if len(frames) == 0 {
+		return nil
+	}
+	header := 14 + 20 + n
+	if k.net.family == flow.IPv6 {
+		header += 20
+	}
+	return frames[0][header:]
+}
+
+func (k *sipKernel) tcp(d flow.Direction, flags packet.TCPFlags, text string) string {
+	k.t.Helper()
+	side, ip, sport, dport := k.ends(d)
+	other := d.Other()
+	seg := packet.Segment{Seq: k.seq[d], Ack: k.ack[d], Flags: flags, Window: 60000, Payload: []byte(text)}
+	got := k.exchange(side, packet.AppendTCP(nil, ip, sport, dport, seg), 20)
+	k.seq[d] += uint32(len(text))
+	k.ack[other] += uint32(len(got))
+	if flags&packet.SYN != 0 {
+		k.seq[d]++
+		k.ack[other] = k.seq[d]
+	}
+	return string(got)
+}
+
+// list returns what the kernel expects, as sipNet.list writes it.
+func (k *sipKernel) list() string {
+	k.t.Helper()
+	text, err := k.o.ReadFile("/proc/net/nf_conntrack_expect")
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	var rows []string
+	for line := range strings.Lines(string(text)) {
+		// 180 l3proto = 2 proto=17 src=10.2.2.1 dst=10.1.1.1 sport=0 dport=4000 PERMANENT,INACTIVE sip/audio
+		words := strings.Fields(line)
+		value := func(key string) string {
+			for _, w := range words {
+				if v, ok := strings.CutPrefix(w, key+"="); ok {
+					return v
+				}
+			}
+			return ""
+		}
+		port, err := strconv.ParseUint(value("dport"), 10, 16)
+		class := slices.IndexFunc(sip().Classes, func(c Class) bool { return "sip/"+c.Name == words[len(words)-1] })
+		if err != nil || class < 0 || value("sport") != "0" {
+			k.t.Fatalf("an expectation that is not understood: %s", line)
+		}
+		flags := ""
+		if strings.Contains(line, "PERMANENT") {
+			flags = "permanent"
+		}
+		if strings.Contains(line, "INACTIVE") {
+			flags += " inactive"
+		}
+		to := netip.AddrPortFrom(netip.MustParseAddr(value("dst")), uint16(port))
+		rows = append(rows, k.net.rowString(class, netip.MustParseAddr(value("src")), to, flags))
+	}
+	slices.Sort(rows)
+	return strings.Join(rows, "\n")
+}
