@@ -4,7 +4,7 @@ GO       ?= go
 LINT      = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 FUZZTIME ?= 60s
 
-.PHONY: build demo test lint race bench perf fuzz kernel pgo generate drift soak soak-routes ci-stress clean
+.PHONY: build demo test lint race bench perf fuzz kernel programs pgo generate drift soak soak-routes ci-stress clean
 
 # What git knows of the commit goes into the program, where git knows any.
 VCS = $(if $(shell git rev-parse HEAD 2>/dev/null),auto,false)
@@ -65,6 +65,9 @@ SEEDS ?= 40
 
 kernel: ## random rules and traffic beside the running kernel, SEEDS times (as root)
 	$(GO) test ./internal/kernel -run 'RulesAgree|KernelAgrees|BridgeAgrees' -timeout 60m -seeds $(SEEDS) -v
+
+programs: ## FTP, TFTP, IRC, SIP and PPTP by programs of Debian through a router that masquerades: the kernel, then xdpct (as root)
+	.ci/programs
 
 pgo: ## the profile that guides the build of the program anew
 	$(GO) test ./perf -run '^$$' -bench Engine -benchtime 2x -cpuprofile cmd/xdpct/default.pgo -o /dev/null

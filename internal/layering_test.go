@@ -51,6 +51,7 @@ var mayImport = map[string][]string{
 	"internal/dialogue":  {"flow", "packet"},
 	"internal/cases":     {"flow", "packet"},
 	"internal/kernel":    {"flow", "packet", "perf/netlab"},
+	"internal/programs":  {},
 	"internal/soak":      {"perf/netlab"},
 }
 
