@@ -105,6 +105,12 @@ func (e *Expectation) sameAs(o *Expectation) bool {
 	return e.Master == o.Master && e.Class == o.Class && e.Tuple == o.Tuple && e.Mask == o.Mask
 }
 
+// Renews reports whether o announces what e does, in whatever place it was expected.
+func (e *Expectation) Renews(o *Expectation) bool {
+	return e.Master == o.Master && e.Class == o.Class && e.Tuple.L4.Proto() == o.Tuple.L4.Proto() &&
+		e.Follow.Dst == o.Follow.Dst && e.Follow.Port == o.Follow.Port && e.Dir == o.Dir
+}
+
 // Why Insert refuses an expectation.
 var (
 	ErrBusy = errors.New("another expectation overlaps it")           // EBUSY
@@ -405,6 +411,32 @@ func (t *Table) RemoveMaster(master *flow.Tuple) {
 			t.end(e)
 		}
 	}
+}
+
+// Renew gives one expectation of a master, the oldest that which selects, another time at
+// which it ends, and makes it active. It reports whether there is one.
+func (t *Table) Renew(master *flow.Tuple, expires int64, which func(*Expectation) bool) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, e := range *t.all.Load() {
+		if e.Master != *master || !which(&e.Expectation) || !e.gone.CompareAndSwap(false, true) {
+			continue
+		}
+		n := &entry{Expectation: e.Expectation}
+		n.mark.Store(e.mark.Load())
+		n.Expires, n.Flags = expires, n.Flags&^Inactive
+		replace(&t.all, e, n)
+		replace(t.chain(&e.Tuple), e, n)
+		return true
+	}
+	return false
+}
+
+// replace puts a copy of a list in its place that has n instead of e. t.mu is held.
+func replace(at *atomic.Pointer[[]*entry], e, n *entry) {
+	l := slices.Clone(*at.Load())
+	l[slices.Index(l, e)] = n
+	at.Store(&l)
 }
 
 // Withdraw removes those expectations of a master that which selects

@@ -180,3 +180,16 @@ func (p *Packet) Segments(mtu int, buf []byte, yield func(datagram []byte)) (ok 
 	}
 	return true
 }
+
+// Seq returns the sequence number of a TCP header. Valid iff its first eight bytes are there.
+func (h Header) Seq() uint32 { return binary.BigEndian.Uint32(h.Frame[h.L4+4:]) }
+
+// SetSeq writes it.
+func (h Header) SetSeq(seq uint32) {
+	b := h.Frame[h.L4+4 : h.L4+8]
+	was := [4]byte(b)
+	binary.BigEndian.PutUint32(b, seq)
+	if sum := h.sum(); sum != nil {
+		updateBytes(sum, was[:], b)
+	}
+}

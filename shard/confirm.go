@@ -43,6 +43,7 @@ func (s *Shard) confirm(t *transit) flow.Reason {
 		return reason
 	}
 	s.forgetPaths(i)
+	s.attachHelper(i, t.p)
 	c := s.table.Conn(i)
 	v.L4State, v.Status, v.Expires = c.State, c.PublicStatus(), c.Expires
 	t.ref = connRef{at: inTable, entry: i}
@@ -61,7 +62,7 @@ func (s *Shard) takeOver(t *transit) {
 	}
 	u.extend()
 	u.extra.Mark, u.extra.Counted, u.extra.Labels = flow.Mark(view.ConnMark), view.Member, view.Labels
-	if view.Helper != 0 {
+	if view.Helper != 0 && u.conn.Status&flow.Expected == 0 { // what was expected has the helper that its master says
 		u.extra.Helper = view.Helper
 		u.conn.Status |= flow.Helper
 	}

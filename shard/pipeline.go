@@ -21,7 +21,7 @@ func (s *Shard) traverse(t *transit) flow.Reason {
 
 // traverseTracked is traverse from conntrack on.
 func (s *Shard) traverseTracked(t *transit) flow.Reason {
-	if r := s.conntrackIn(t); r != flow.NoReason {
+	if r := s.conntrackIn(t); r != flow.NoReason || t.v.Action == HandOver {
 		return r
 	}
 	if r := s.manglePrerouting(t); r != flow.NoReason {
@@ -48,7 +48,11 @@ func (s *Shard) traverseTracked(t *transit) flow.Reason {
 	if r := s.natPostrouting(t); r != flow.NoReason {
 		return r
 	}
+	began := t.ref.at == begun
 	if r := s.confirm(t); r != flow.NoReason {
+		return r
+	}
+	if r := s.nfHelp(t, began); r != flow.NoReason || t.v.Action == Replaced {
 		return r
 	}
 	return s.fragment(t)
@@ -190,6 +194,11 @@ func (s *Shard) conntrackIn(t *transit) flow.Reason {
 		t.ref = s.judge(t.p, t.v)
 	}
 	t.tracked = true
+	if t.ref.at == away {
+		s.handOver(t, int(t.ref.entry))
+		t.ref = connRef{}
+		return flow.NoReason
+	}
 	if t.v.Action != Accept {
 		return t.v.Reason
 	}
@@ -218,7 +227,7 @@ func (s *Shard) conntrackOut(o, t *transit) {
 	} else {
 		o.ref = s.judge(o.p, o.v)
 	}
-	if o.ref.at == begun { // an answer begins no connection
+	if o.ref.at == begun || o.ref.at == away { // an answer begins no connection
 		o.ref = connRef{}
 	}
 	o.attach()

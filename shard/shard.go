@@ -6,6 +6,7 @@ import (
 
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/helper"
 	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
@@ -35,6 +36,15 @@ type Config struct {
 	Zones map[flow.Zone]Zone
 	// Expect is the table of expectations that all shards share; nil: there is none.
 	Expect *expect.Table
+	// ExpectPerSource is the most expectations of what one host announces, 0 for any number.
+	ExpectPerSource int
+	// Helpers are those that there are; nil: none.
+	Helpers *helper.Registry
+	// HelpFlows and HelpBytes bound what helpers keep: connections that they read, and bytes
+	// of incomplete messages and of edits; 0 for any number.
+	HelpFlows, HelpBytes int
+	// Assign gives connections helpers where there are no rules.
+	Assign []Assignment
 	// Observe, if not nil, is told of every new, changed and removed connection,
 	// by its entry, which is valid during the call only.
 	Observe func(k flow.EventKind, entry uint32)
@@ -124,6 +134,7 @@ type Shard struct {
 
 	forward forwarding
 	tuples  tuples
+	help    helping
 	beside  *table.Beside[[2]path]
 }
 
@@ -142,6 +153,7 @@ func New(cfg Config, now int64) (*Shard, error) {
 		return nil, fmt.Errorf("making a shard: %w", err)
 	}
 	s.table = t
+	s.openHelp()
 	if cfg.Translates {
 		shared := cfg.NAT
 		if shared == nil {
@@ -191,6 +203,7 @@ func (s *Shard) Hash(p *packet.Packet) { p.Hash = p.Key.Hash(&s.cfg.Secret) }
 // Stats returns the counters.
 func (s *Shard) Stats() Stats {
 	st := s.stats
+	st.Help = s.HelpStats()
 	st.Table, st.Conns, st.MaxConns = s.table.Stats, s.table.Len(), s.table.Max()
 	return st
 }
@@ -282,7 +295,7 @@ func (s *Shard) process(pkts []packet.Packet, out []Verdict) {
 		}
 		b.Both[i&(table.MaxBatch-1)] = both
 	}
-	forwards := s.forward.Forwarding != nil
+	forwards, hears := s.forward.Forwarding != nil, s.help.registry != nil
 	t.Locate(b, 0, min(step, n))
 	t.Locate(b, min(step, n), min(2*step, n))
 	if forwards {
@@ -300,7 +313,10 @@ func (s *Shard) process(pkts []packet.Packet, out []Verdict) {
 				s.pass(p, i, v)
 			} else if p.Kind == packet.Data {
 				entry, hit := t.Lookup(b, i, &p.Key, p.Flipped, s.time())
-				s.track(p, v, nil, entry, hit)
+				ref := s.track(p, v, nil, entry, hit)
+				if hears && len(s.help.flows) != 0 {
+					s.overhear(p, v, ref)
+				}
 			} else {
 				s.judge(p, v)
 			}

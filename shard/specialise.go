@@ -111,10 +111,10 @@ func (s *Shard) shortcut(p *packet.Packet, v *Verdict, entry uint32) bool {
 
 // specialises reports whether code can be made for packets like that of t, which was
 // just judged: that is, whether it came far enough to know how it leaves, and is not
-// the one that began its connection.
+// the one that began its connection. What a helper reads takes the whole way.
 func (s *Shard) specialises(t *transit) bool {
 	return t.code == nil && !t.view.Traced() && t.ref.at == inTable && t.view.Conn != &t.un.conn && t.p.Kind == packet.Data &&
-		t.view.Out >= 0 && s.forward.paths[t.ref.entry][t.v.Dir].code != noCode
+		t.view.Out >= 0 && s.forward.paths[t.ref.entry][t.v.Dir].code != noCode && s.helpedFlow(t.ref.entry) == nil
 }
 
 // specialise makes code of the rules for packets like that of t.

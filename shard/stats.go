@@ -15,6 +15,7 @@ type Stats struct {
 	// has two.
 	Reasons [flow.NumReasons]uint64
 	Table   table.Stats
+	Help    HelpStats
 	// Conns is the number of connections now, MaxConns the room for them.
 	Conns, MaxConns int
 }
@@ -31,6 +32,7 @@ func (s *Stats) Add(o Stats) {
 		s.Reasons[i] += n
 	}
 	s.Table.Add(o.Table)
+	s.Help.Add(&o.Help)
 	s.Conns += o.Conns
 	s.MaxConns += o.MaxConns
 }

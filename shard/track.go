@@ -3,6 +3,7 @@ package shard
 import (
 	"errors"
 
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/packet"
@@ -67,7 +68,14 @@ func (s *Shard) track(p *packet.Packet, v *Verdict, u *unconfirmed, i uint32, hi
 	v.State, v.Dir = classify(c, d), d
 	status, l4state := c.PublicStatus(), c.State
 
-	r := s.trackers(i, c).Packet(c, p, d, s.time())
+	trackers, seen := &s.cfg.L4, p
+	if c.Extended() {
+		trackers = s.policy(s.table.Extra(i).Policy)
+		if c.Status&flow.SeqAdjust != 0 {
+			seen = s.asSent(i, p, d)
+		}
+	}
+	r := trackers.Packet(c, seen, d, s.time())
 	switch r.Outcome {
 	case l4.Invalid:
 		if c.PublicStatus() != status || c.State != l4state { // by the SCTP chunks before the bad one
@@ -165,6 +173,10 @@ func (s *Shard) begin(p *packet.Packet, v *Verdict, u *unconfirmed) connRef {
 	if u == nil {
 		return s.beginAtOnce(p, v)
 	}
+	if owner, ok := s.childElsewhere(p); ok {
+		v.invalid(flow.NoReason)
+		return connRef{away, uint32(owner)}
+	}
 	if !s.initConn(p, v, u) {
 		return connRef{}
 	}
@@ -177,11 +189,13 @@ func (s *Shard) beginAtOnce(p *packet.Packet, v *Verdict) connRef {
 	if !s.initConn(p, v, &u) {
 		return connRef{}
 	}
+	s.assigned(p, &u)
 	i, reason := s.insert(&u, p.Hash)
 	if reason != flow.NoReason {
 		*v = Verdict{Action: Drop, State: flow.Invalid, Reason: reason}
 		return connRef{}
 	}
+	s.attachHelper(i, p)
 	c := s.table.Conn(i)
 	v.accept(c, v.Reason)
 	return connRef{inTable, i}
@@ -192,7 +206,7 @@ func (s *Shard) beginAtOnce(p *packet.Packet, v *Verdict) connRef {
 // connection its place, and uses no expectation up.
 func (s *Shard) initConn(p *packet.Packet, v *Verdict, u *unconfirmed) (ok bool) {
 	c, trackers := &u.conn, &s.cfg.L4
-	*c, u.zone = flow.Conn{Key: p.Key}, Zone{}
+	*c, u.zone, u.follow = flow.Conn{Key: p.Key}, Zone{}, expect.Follow{}
 	c.SetFlip(p.Flipped)
 	if len(s.cfg.Zones) > 0 {
 		u.zone = s.cfg.Zones[p.Zone.Zone]
@@ -225,12 +239,7 @@ func (s *Shard) initExtra(p *packet.Packet, u *unconfirmed) {
 		u.extra.Start = s.wall()
 	}
 	if expected {
-		t := p.Tuple()
-		if m, ok := s.cfg.Expect.Match(&t, s.now); ok {
-			u.extend()
-			u.extra.Master, u.extra.Mark, u.extra.MasterHelper = m.Master, m.Mark, m.Helper
-			u.conn.Status |= flow.Expected
-		}
+		s.adopt(p, u)
 	}
 	if p.Zone.Directional() {
 		t, _ := p.Tuple().Invert()
@@ -311,6 +320,9 @@ func (s *Shard) removed(i uint32, c *flow.Conn, _ table.Cause) {
 	}
 	s.gone(c, s.table.Extra(i))
 	s.uncount(i)
+	if c.Extended() {
+		s.unhelp(i)
+	}
 	if c.Extended() && s.table.Extra(i).Expects {
 		t := c.Tuple(flow.Original, s.table.Extra(i))
 		s.cfg.Expect.RemoveMaster(&t)

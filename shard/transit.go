@@ -3,6 +3,7 @@ package shard
 import (
 	"net/netip"
 
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
@@ -14,7 +15,7 @@ import (
 // connRef is the connection that tracking found for a packet (nf_ct_get).
 type connRef struct {
 	at    whereabouts
-	entry uint32 // valid iff at is inTable
+	entry uint32 // valid iff at is inTable or away
 }
 
 // whereabouts says where the connection of a packet is.
@@ -25,6 +26,7 @@ const (
 	inTable                    // in the table, as connRef.entry
 	begun                      // in the transit, and to be put into the table by confirm
 	ended                      // in the transit, and out of the table: the packet has closed it
+	away                       // with another shard, whose number is connRef.entry: it is to begin there
 )
 
 // unconfirmed is a connection that is not in the table: not yet, since rules may
@@ -33,6 +35,8 @@ type unconfirmed struct {
 	conn  flow.Conn
 	extra flow.Extra // valid iff conn is Extended
 	zone  Zone       // valid iff it begins
+	// follow is what becomes of it since its master is translated; valid iff it begins.
+	follow expect.Follow
 }
 
 // transit is a packet on its way through the shard: all that a hook may need of what
@@ -50,6 +54,7 @@ type transit struct {
 
 	tracked bool // ref is set: conntrack has seen the packet
 	noTrack bool // table raw asks conntrack not to see it
+	moved   bool // a helper has made it too long for where it lay
 
 	un   unconfirmed // valid iff ref.at is begun or ended
 	view policy.View // the packet as rules see it
@@ -61,7 +66,7 @@ type transit struct {
 	// noTuple says why the connection that begins has no reply tuple.
 	noTuple flow.Reason
 	timeout uint16    // policy that table raw has named, 0: none
-	null    nat.Range // what it is mapped to without a rule
+	null    nat.Range // what it is mapped to without a rule, or by its master
 
 	options packet.Options // of its IPv4 header, as far as they were read
 
@@ -79,7 +84,7 @@ type endpoints struct {
 // one place where anything of the packet before is forgotten. v is the verdict to be.
 func (t *transit) reset(s *Shard, p *packet.Packet, n int, v *Verdict) {
 	t.s, t.p, t.v, t.n = s, p, v, n
-	t.ref, t.tracked, t.noTrack = connRef{}, false, false
+	t.ref, t.tracked, t.noTrack, t.moved = connRef{}, false, false, false
 	t.code, t.hop, t.hasHop, t.noTuple, t.timeout = nil, route.Hop{}, false, flow.NoReason, 0
 	t.options = packet.Options{}
 	e := endpointsOf(p)
@@ -95,7 +100,7 @@ func (t *transit) reset(s *Shard, p *packet.Packet, n int, v *Verdict) {
 // conn returns the connection of the packet and its Extra, nil for none.
 func (t *transit) conn() (*flow.Conn, *flow.Extra) {
 	switch t.ref.at {
-	case nowhere:
+	case nowhere, away:
 		return nil, nil
 	case inTable:
 		return t.s.table.Conn(t.ref.entry), t.s.table.Extra(t.ref.entry)

@@ -101,12 +101,12 @@ func (s *Shard) natPostroutingOwn(o *transit) flow.Reason {
 // natSetup asks the rules what an end of the connection that begins is mapped to, and
 // maps it (nf_nat_setup_info).
 func (s *Shard) natSetup(t *transit, m manip) flow.Reason {
-	if !s.forward.Rules.NAT(t.p.Family) {
+	view, u := &t.view, &t.un
+	if !u.follow.On && !s.forward.Rules.NAT(t.p.Family) {
 		return flow.NoReason
 	}
-	view, u := &t.view, &t.un
 	view.NAT, view.NoAddress, t.noTuple = nil, false, flow.NoReason
-	if s.forward.Rules.Run(m.hook(), view) == policy.Drop {
+	if !u.follow.On && s.forward.Rules.Run(m.hook(), view) == policy.Drop {
 		if view.NoAddress {
 			return flow.ReasonMasquerade
 		}
@@ -115,6 +115,9 @@ func (s *Shard) natSetup(t *transit, m manip) flow.Reason {
 	now, _ := u.conn.Tuple(flow.Reply, &u.extra).Invert()
 	now.L4 = now.L4.WithZone(t.p.Zone.In(flow.Original))
 	r := view.NAT
+	if u.follow.On {
+		r = t.followMaster(m, &now)
+	}
 	if r == nil {
 		if m == manipDst {
 			return flow.NoReason
