@@ -99,6 +99,7 @@ func hear(t *testing.T, name string, h *Helper, proto flow.Proto, port uint16) (
 		g := by[k]
 		if g == nil {
 			g = &heard{newDialogue(t, h, fakeConn(proto, k[0].String(), k[1].String(), "")), k[0], k[1]}
+			g.env.strict = true
 			by[k] = g
 			all = append(all, g)
 		}

@@ -15,7 +15,10 @@ type fakeEnv struct {
 	shift uint16 // added to the ports of what is expected, if the sender is translated
 	err   error  // what Expect returns
 	gone  bool   // there is nothing for Renew
-	log   []string
+	// strict has it refuse what an environment refuses: an address that is not the sender's
+	// own, and a low port where that is not the protocol's.
+	strict bool
+	log    []string
 }
 
 func (e *fakeEnv) Expect(m *Message, xs ...Expected) (netip.AddrPort, error) {
@@ -27,7 +30,25 @@ func (e *fakeEnv) Expect(m *Message, xs ...Expected) (netip.AddrPort, error) {
 		if x.Helper != 0 {
 			line += " " + x.Helper.String()
 		}
+		if x.FromNet != 0 {
+			line += fmt.Sprintf(" of /%d", x.FromNet)
+		}
+		if x.Permanent {
+			line += " permanent"
+		}
 		e.log = append(e.log, line)
+		var why error
+		switch {
+		case !e.strict:
+		case x.To.Addr() != m.Conn.Self(m.Dir).Addr():
+			why = ErrForeign
+		case x.To.Port() < 1024 && !x.Low:
+			why = ErrLowPort
+		}
+		if why != nil {
+			e.log[len(e.log)-1] += ": " + why.Error()
+			return netip.AddrPort{}, why
+		}
 	}
 	if e.err != nil {
 		return netip.AddrPort{}, e.err

@@ -95,6 +95,10 @@ type Conn struct {
 	Tuples [2]flow.Tuple // by direction
 	// Expected says that the connection was expected itself (IPS_EXPECTED).
 	Expected bool
+	// Broadcast is the network of which the first packet went to the broadcast address
+	// (in_ifaddr.ifa_broadcast and ifa_mask), as its sender knows it. It is the zero Prefix
+	// if it went to one host or if the network is not known.
+	Broadcast netip.Prefix
 }
 
 // Self returns the address and port of who sends in direction d, as it knows itself.
@@ -124,6 +128,9 @@ type Expected struct {
 	Proto flow.Proto
 	// From is who begins it: the zero address stands for anybody, port 0 for any port.
 	From netip.AddrPort
+	// FromNet, if it is not 0, is how many leading bits of From's address count: who has been
+	// asked by a broadcast is anybody of a network (nf_conntrack_broadcast_help).
+	FromNet int
 	// To is where it goes, in full.
 	To netip.AddrPort
 	// Either says that the other side may begin it as well, and that both are one connection:
