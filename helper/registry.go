@@ -3,7 +3,8 @@ package helper
 // All returns every helper that there is, a line each.
 func All() *Registry {
 	return NewRegistry(
-		pptp(),
+		ftp(),
 		sip(),
+		pptp(),
 	)
 }
