@@ -4,6 +4,7 @@ package helper
 func All() *Registry {
 	return NewRegistry(
 		ftp(),
+		irc(),
 		sip(),
 		pptp(),
 	)
