@@ -5,6 +5,8 @@ func All() *Registry {
 	return NewRegistry(
 		ftp(),
 		irc(),
+		tftp(),
+		amanda(),
 		sip(),
 		pptp(),
 	)
