@@ -9,5 +9,6 @@ func All() *Registry {
 		amanda(),
 		sip(),
 		pptp(),
+		sane(),
 	)
 }
