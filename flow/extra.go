@@ -52,6 +52,7 @@ type HelperID uint8
 // helperNames are the helpers of Linux, by their ids.
 var helperNames = [...]string{
 	"", "ftp", "irc", "tftp", "amanda", "sip", "pptp", "H.245", "Q.931", "RAS", "sane", "netbios-ns", "snmp",
+	"snmp_trap",
 }
 
 // HelperByName returns the helper of that name; ok is false if there is none.

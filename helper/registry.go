@@ -10,5 +10,8 @@ func All() *Registry {
 		sip(),
 		pptp(),
 		sane(),
+		netbiosNS(),
+		snmp(),
+		snmpTrap(),
 	)
 }
