@@ -22,7 +22,7 @@ type captured struct {
 
 // packets returns those of a capture in which TCP, UDP or version 1 of GRE carries
 // something, without the repetitions of a stream's bytes.
-func packets(t *testing.T, name string) (all []captured) {
+func packets(t testing.TB, name string) (all []captured) {
 	t.Helper()
 	r, err := capture.Open(testenv.Shared(t, "pcaps/"+name))
 	if err != nil {

@@ -329,10 +329,37 @@ var sipFacts = []sipFact{
 	{name: "registration for another transport", steps: []sipStep{
 		{text: strings.Replace(sipRegister, "<A>:5060>", "<A>:5060;transport=sctp>", 1), changed: strings.Replace(sipRegistering, "<p>>", "<p>;transport=sctp>", 1)},
 	}},
-	{name: "two messages in a segment", proto: flow.TCP, steps: []sipStep{
+	{name: "a Via at another port", steps: []sipStep{
 		{
-			text:    sipOffer + sipDescription + "m=audio 4000 RTP/AVP 0\n",
-			changed: sipOffered + sipLength + sipDescribed, expect: "audio a:4000, audio a:4001",
+			text:    strings.Replace(sipOffer, "<A>:5060;branch", "<A>:5077;branch", 1) + "v=0\n",
+			changed: strings.TrimSpace(strings.SplitN(sipOffered, "\n", 2)[1]),
+			linux: &sipOther{
+				why: "a phone may want its answers at another port than it sends from: from now on all packets from the server go to the port of the Via. " +
+					"The server's own port becomes that, too, where it is named",
+				changed: "INVITE sip:bob@<B>:5077 SIP/2.0\nFrom: \"Alice\" <sip:alice@<X>:<p>>;tag=1\nTo: <sip:bob@<B>:5077>\nContact: <sip:alice@<X>:<p>;transport=UDP>",
+				expect:  "-",
+			},
+		},
+		{
+			dir: flow.Reply, text: "SIP/2.0 100 Trying\n" + sipAnswer, changed: sipAnswered,
+			linux: &sipOther{
+				why: "as above", expect: "-",
+				changed: strings.NewReplacer("<A>:5060", "<A>:5077").Replace(sipAnswered),
+			},
 		},
 	}},
+	{name: "a stream", proto: flow.TCP, steps: []sipStep{
+		{
+			text: sipOffer + sipDescription + "m=audio 4000 RTP/AVP 0\n", changed: sipOffered + sipLength + sipDescribed,
+			expect: "audio a:4000, audio a:4001",
+		},
+		{dir: flow.Reply, text: "SIP/2.0 486 Busy Here\n" + sipAnswer, changed: sipAnswered},
+		{text: sipRegister, changed: sipRegistering, expect: "signalling a:p permanent inactive"},
+		{dir: flow.Reply, text: sipRegistered, changed: sipRegisteredToo, expect: "signalling a:p permanent"},
+	}},
+	{name: "two messages in a segment", proto: flow.TCP, steps: []sipStep{{
+		text:    sipRegister + sipOffer + sipDescription + "m=audio 4000 RTP/AVP 0\n",
+		changed: sipRegistering + "\n" + sipOffered + sipLength + sipDescribed,
+		expect:  "audio a:4000, audio a:4001, signalling a:p permanent inactive",
+	}}},
 }

@@ -14,21 +14,28 @@ import (
 	"github.com/xdpct/xdpct/packet"
 )
 
-// TestSIPKernel asks the running kernel's helper what TestSIP asks ours: the same bytes out
-// and the same expectations, but where sipFacts says otherwise, and why.
-func TestSIPKernel(t *testing.T) {
+// kernelRouter is a router between two sides, and the calling thread stays on one CPU.
+func kernelRouter(t *testing.T) *kernel.Oracle {
+	t.Helper()
 	testenv.Root(t)
 	testenv.Program(t, "iptables-restore")
 	o, err := kernel.NewRouter(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer o.Close()
+	t.Cleanup(o.Close)
 	unpin, err := kernel.Pin()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unpin()
+	t.Cleanup(unpin)
+	return o
+}
+
+// TestSIPKernel asks the running kernel's helper what TestSIP asks ours: the same bytes out
+// and the same expectations, but where sipFacts says otherwise, and why.
+func TestSIPKernel(t *testing.T) {
+	o := kernelRouter(t)
 	for _, c := range sipFacts {
 		for _, net := range c.nets() {
 			t.Run(c.name+"/"+net.String(), func(t *testing.T) {
@@ -60,6 +67,66 @@ func TestSIPKernel(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestSIPKernelTimeouts: the kernel's timeouts are those of our classes and of the connection,
+// but for a registration's, which is as long as the registrar says.
+func TestSIPKernelTimeouts(t *testing.T) {
+	k := newSIPKernel(t, kernelRouter(t), sipNet{flow.IPv4, flow.UDP, true})
+	classes := sip().Classes
+	for i, c := range []struct {
+		dir  flow.Direction
+		text string
+		want []uint32 // of what is expected
+	}{
+		{flow.Original, sipOffer + sipDescription + "m=audio 4000 RTP/AVP 0\n", []uint32{classes[sipAudio].Timeout, classes[sipAudio].Timeout}},
+		{flow.Original, sipOffer + sipDescription + "m=video 4000 RTP/AVP 0\n", []uint32{classes[sipVideo].Timeout, classes[sipVideo].Timeout}},
+		{flow.Original, sipOffer + sipDescription + "m=image 4000 udptl t38\n", []uint32{classes[sipImage].Timeout, classes[sipImage].Timeout}},
+		{flow.Reply, "SIP/2.0 404 Not Found\n" + sipAnswer, nil},
+		{flow.Original, sipRegister, []uint32{classes[sipSignalling].Timeout}},
+		{flow.Reply, sipRegistered, []uint32{120}},
+		{flow.Original, sipRegister, []uint32{classes[sipSignalling].Timeout}},
+		{flow.Reply, strings.Replace(sipRegistered, "120", "1800", 1), []uint32{1800}}, // ours: sipLongest
+	} {
+		k.send(c.dir, k.net.expand(c.text))
+		text, err := k.o.ReadFile("/proc/net/nf_conntrack_expect")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []uint32
+		for line := range strings.Lines(string(text)) {
+			n, err := strconv.ParseUint(strings.Fields(line)[0], 10, 32)
+			if err != nil {
+				t.Fatal(line)
+			}
+			got = append(got, uint32(n))
+		}
+		const late = 10 // seconds that a busy machine may have taken
+		about := func(a, b uint32) bool { return a <= b && a+late >= b }
+		if !slices.EqualFunc(got, c.want, about) {
+			t.Errorf("step %d: Linux expects for %v s, not for %v", i, got, c.want)
+		}
+		table, err := k.o.Table()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.ParseUint(strings.Fields(string(table))[4], 10, 32)
+		if err != nil || !about(uint32(n), sipTimeout) {
+			t.Errorf("step %d: the connection has %d s, %v", i, n, err)
+		}
+	}
+}
+
+// TestSIPKernelSplit: Linux reads no message that is split over segments, which
+// TestSIPSplit wants to be read.
+func TestSIPKernelSplit(t *testing.T) {
+	n := sipTCPTranslated
+	k := newSIPKernel(t, kernelRouter(t), n)
+	text := n.expand(sipInvite)
+	half := len(text) - 20
+	if got := k.send(flow.Original, text[:half]) + k.send(flow.Original, text[half:]); got != text || k.list() != "" {
+		t.Errorf("Linux expects %s and changes %s", k.list(), changed(text, got))
 	}
 }
 
