@@ -80,6 +80,7 @@ func packets(t testing.TB, name string) (all []captured) {
 type heard struct {
 	*dialogue
 	client, server netip.AddrPort
+	sent, read     [2]string
 }
 
 // hear has a helper read those connections of a capture that go to a port. Its sessions
@@ -89,8 +90,8 @@ func hear(t *testing.T, name string, h *Helper, proto flow.Proto, port uint16) (
 	by := map[[2]netip.AddrPort]*heard{}
 	for _, p := range packets(t, name) {
 		d, k := flow.Original, [2]netip.AddrPort{p.src, p.dst}
-		if p.dst.Port() != port {
-			d, k = flow.Reply, [2]netip.AddrPort{p.dst, p.src}
+		if back := [2]netip.AddrPort{p.dst, p.src}; p.dst.Port() != port || by[back] != nil {
+			d, k = flow.Reply, back
 		}
 		if p.proto != proto || k[1].Port() != port {
 			rest = append(rest, p)
@@ -98,13 +99,22 @@ func hear(t *testing.T, name string, h *Helper, proto flow.Proto, port uint16) (
 		}
 		g := by[k]
 		if g == nil {
-			g = &heard{newDialogue(t, h, fakeConn(proto, k[0].String(), k[1].String(), "")), k[0], k[1]}
+			g = &heard{
+				dialogue: newDialogue(t, h, fakeConn(proto, k[0].String(), k[1].String(), "")),
+				client:   k[0], server: k[1],
+			}
 			g.env.strict = true
 			by[k] = g
 			all = append(all, g)
 		}
-		if got := g.say(d, string(p.payload)); g.err == nil && got != string(p.payload) {
-			t.Errorf("%s: %v: %x is read as %x", name, k, p.payload, got)
+		g.sent[d] += string(p.payload)
+		g.read[d] += g.say(d, string(p.payload))
+	}
+	for _, g := range all {
+		for d := range g.read {
+			if got := g.read[d] + string(g.rest[d]); got != g.sent[d] {
+				t.Errorf("%s: %v: %x is read as %x", name, g.client, g.sent[d], got)
+			}
 		}
 	}
 	return all, rest
