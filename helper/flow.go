@@ -97,8 +97,8 @@ func (r *Result) Append(dst, payload []byte) []byte {
 	return dst
 }
 
-// Split cuts what Append has made of a payload of a TCP segment into segments of no more than
-// max bytes each, which is above 0, and goes through them with their offsets from Result.Seq.
+// Split cuts what Append has made of the payload of a TCP segment into segments of no more than
+// limit bytes each, which is above 0, and goes through them with their offsets from Result.Seq.
 // One is never too many: an acknowledgement that covers half an edit is taken back to its
 // beginning by Ack, so the sender sends all of it again. PSH and FIN belong to the last.
 func Split(out []byte, limit int) iter.Seq2[uint32, []byte] {
@@ -125,8 +125,9 @@ func (f *Flow) Close() {
 	f.budget.flows--
 	for i := range f.streams {
 		s := &f.streams[i]
-		f.budget.charge(-s.drop() - s.adj.cost())
 		s.adj = adjust{}
+		f.settle(s)
+		f.budget.charge(-s.drop())
 	}
 }
 
@@ -176,9 +177,8 @@ func (f *Flow) Acked(d flow.Direction, ack uint32) {
 	if !s.begun {
 		return
 	}
-	cost := s.adj.cost()
 	s.adj.ack(ack)
-	f.budget.charge(s.adj.cost() - cost)
+	f.settle(s)
 	if f.err != nil {
 		return
 	}
@@ -224,9 +224,8 @@ func (f *Flow) Datagram(c *Conn, env Env, d flow.Direction, payload []byte) Resu
 func (f *Flow) Segment(c *Conn, env Env, d flow.Direction, seq uint32, payload []byte) Result {
 	s := &f.streams[d]
 	end := seq + uint32(len(payload))
-	cost := s.adj.cost()
 	s.adj.seen(end)
-	f.budget.charge(s.adj.cost() - cost)
+	f.settle(s)
 	if f.err == nil && !s.begun {
 		f.off(ErrMidstream)
 	}
@@ -296,7 +295,7 @@ func (f *Flow) fresh(c *Conn, env Env, d flow.Direction, seq uint32, payload []b
 		f.off(ErrConflict)
 		return f.emit(s, seq, held, payload, end, flow.NoReason)
 	}
-	pos, why, err := f.parse(c, env, d, joined, edit, len(joined) == len(work))
+	pos, why, err := f.parse(c, env, d, joined, edit, removed == 0) // pieces have gone on
 	work = joined
 	switch {
 	case err != nil:
@@ -325,22 +324,24 @@ func (f *Flow) fresh(c *Conn, env Env, d flow.Direction, seq uint32, payload []b
 }
 
 // parse reads the messages of data, the first of which begins at read, and moves read behind
-// them. It returns how many bytes they have; why says that the next one must not go on.
-func (f *Flow) parse(c *Conn, env Env, d flow.Direction, data []byte, edit, droppable bool) (pos int, why Drop, err error) {
+// them. It returns how many bytes they have; why says that the next one must not go on. edit
+// says that they may be edited, mayDrop that nothing of data but buf has gone on.
+func (f *Flow) parse(c *Conn, env Env, d flow.Direction, data []byte, edit, mayDrop bool) (pos int, why Drop, err error) {
 	s := &f.streams[d]
-	stats := &f.budget.Stats
+	stats, old := &f.budget.Stats, len(s.buf)
 	for pos < len(data) {
 		if edit && !s.passed && !s.adj.room() {
 			stats.Waited++
 			return pos, flow.ReasonHelperWaits, nil
 		}
+		f.settle(s)
 		n, edits, err := f.ask(c, env, d, data[pos:], s.passed)
 		switch {
 		case err != nil:
 			return pos, flow.NoReason, err
 		case n == 0:
 			return pos, flow.NoReason, nil
-		case f.env.refused && droppable && s.tries < tries:
+		case f.env.refused && mayDrop && s.tries < tries:
 			s.tries++
 			stats.Refused++
 			return pos, flow.ReasonHelperRefused, nil
@@ -353,7 +354,12 @@ func (f *Flow) parse(c *Conn, env Env, d flow.Direction, data []byte, edit, drop
 		stats.Messages++
 		pos += n
 		s.read += uint32(n)
-		s.passed, s.tries = false, 0
+		if s.tries = 0; s.passed {
+			// What was looked at beyond the end of the message has gone on with it.
+			if s.passed = pos < old; s.passed {
+				stats.Passed++
+			}
+		}
 	}
 	return pos, flow.NoReason, nil
 }
@@ -363,11 +369,18 @@ func (f *Flow) enter(s *stream, edits []Edit) error {
 	if !s.adj.fits(edits) {
 		return ErrEdits
 	}
-	cost := s.adj.cost()
 	s.adj.enter(s.read, edits)
-	f.budget.bytes += s.adj.cost() - cost // they are bounded, and an expectation depends on them
+	f.settle(s)
 	f.budget.Stats.Edits += uint64(len(edits))
 	return nil
+}
+
+// settle charges the budget with the edits that are remembered. They are bounded, and the peer
+// has been told of them: there is no refusing them.
+func (f *Flow) settle(s *stream) {
+	n := s.adj.cost() - s.paid
+	s.paid += n
+	f.budget.bytes += n
 }
 
 // keep keeps rest, which begins at read, of a stream that had old bytes before. ok is false if
@@ -378,7 +391,7 @@ func (f *Flow) keep(s *stream, rest []byte, old int) (ok bool) {
 		return false
 	}
 	if len(rest) == 0 {
-		s.buf = nil
+		s.buf, s.held = nil, false
 	} else {
 		s.buf = append(make([]byte, 0, len(rest)), rest...)
 	}

@@ -17,6 +17,7 @@ const maxPieces = 16
 //	 read      │  incomplete   │  (never of a stream that can be edited)
 type stream struct {
 	adj   adjust
+	paid  int    // what the budget was charged for adj, in bytes
 	begun bool   // read is known
 	start uint32 // the first byte
 	read  uint32 // where the message begins that is not whole yet
