@@ -241,7 +241,7 @@ func (e *Engine) makeWorkers(n int) error {
 		for k, p := range e.ports {
 			w.ports = append(w.ports, &workerPort{
 				zones:  newPortZones(&e.cfg.Ports[k]),
-				checks: packet.Checks{Transport: e.cfg.Settings.Checksum, Partial: p.ifi.Partial},
+				checks: packet.Checks{Transport: e.cfg.Settings.Checksum, Partial: p.ifi.Partial, Keys: sc.Keys},
 				noLink: p.ifi.NoLink,
 				out:    make([]rx.Desc, 0, batch),
 			})

@@ -100,7 +100,7 @@ func (w *worker) assemble(frames []handed) *packet.Packet {
 	}
 	l3 := int(a.pieces[0].L3)
 	a.frame, _ = packet.Assemble(a.frame[:0], a.pieces)
-	p.ParseWhole(a.frame, len(a.frame), l3, packet.Checks{Transport: port.checks.Transport})
+	p.ParseWhole(a.frame, len(a.frame), l3, packet.Checks{Transport: port.checks.Transport, Keys: port.checks.Keys})
 	p.VLAN = vlan
 	if port.zones != nil {
 		p.SetZone(port.zones.of(p))

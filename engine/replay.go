@@ -40,6 +40,7 @@ func NewReplay(s Settings, n int, z Zoning) (*Replay, error) {
 		return nil, err
 	}
 	cfg := s.shardConfig(n, &replaySecret, &z)
+	r.checks.Keys = cfg.Keys
 	for range n {
 		sh, err := shard.New(cfg, 0)
 		if err != nil {

@@ -216,6 +216,7 @@ func (s *Settings) shardConfig(n int, secret *flow.Secret, z *Zoning) shard.Conf
 		ExpectPerSource: s.ExpectSource, Helpers: helper.All(),
 		HelpFlows: (s.HelperFlows + n - 1) / n, HelpBytes: s.HelperKiB << 10 / n,
 		Checks:        packet.Checks{Transport: s.Checksum},
+		Keys:          new(flow.GREKeys),
 		AdaptiveStart: per * s.AdaptiveStart / 100, AdaptiveEnd: per * s.AdaptiveEnd / 100,
 	}
 }

@@ -56,6 +56,9 @@ type Expectation struct {
 	SourceLimit int
 	// Follow is what becomes of the connection if its master is translated.
 	Follow Follow
+	// Paired ones of a master go when one of them is used: both are of one tunnel, which
+	// either side may begin (pptp_expectfn).
+	Paired bool
 }
 
 // Follow is how the connection of a translated master is translated itself, instead of by
@@ -65,6 +68,9 @@ type Follow struct {
 	// From is the only source that becomes Src: that of the master, as it is before
 	// translation. Others stay as they are (nf_nat_sip_expected).
 	From, Src flow.Addr
+	// SrcPort is the port of Src, if it is not 0: a call id of GRE, which is not in packets of
+	// that direction.
+	SrcPort uint16
 	// Dst and Port are where it goes (saved_addr, saved_proto).
 	Dst  flow.Addr
 	Port uint16
@@ -77,6 +83,9 @@ func (f *Follow) Mapped(t flow.Tuple) flow.Tuple {
 	}
 	if t.Src == f.From {
 		t.Src = f.Src
+		if f.SrcPort != 0 {
+			t.L4 = t.L4&^0xffff | flow.L4(f.SrcPort)
+		}
 	}
 	t.Dst = f.Dst
 	t.L4 = t.L4&^(0xffff<<16) | flow.L4(f.Port)<<16
@@ -176,6 +185,7 @@ type Match struct {
 	Child  flow.HelperID
 	Mark   flow.Mark
 	Follow Follow
+	Paired bool
 }
 
 // Match looks for an expectation of the connection with the original tuple tuple,
@@ -190,7 +200,7 @@ func (t *Table) Match(tuple *flow.Tuple, now int64) (m Match, ok bool) {
 			continue
 		}
 		t.matched.Add(1)
-		return Match{e.Master, e.Helper, e.Child, flow.Mark(e.mark.Load()), e.Follow}, true
+		return Match{e.Master, e.Helper, e.Child, flow.Mark(e.mark.Load()), e.Follow, e.Paired}, true
 	}
 	return m, false
 }

@@ -65,6 +65,7 @@ var (
 	// they import for it: word by word, without a lock, but for the expectations, whose
 	// changes have one.
 	shared = map[string][]string{
+		"flow/grekeys.go":           {"sync/atomic"},
 		"nat/directory.go":          {"sync/atomic"},
 		"nat/sources.go":            {"sync/atomic"},
 		"nat/crowd.go":              {"sync/atomic"},

@@ -167,6 +167,7 @@ func (a *Allocator) choosePort(t flow.Tuple, q *Query) (flow.Tuple, bool) {
 		if !r.Ports {
 			w.lo, w.hi = 0, 65535
 		}
+	case proto == flow.GRE && r.Ports: // the call id of a tunnel, which its master has said
 	case portProto(proto) < 0: // nothing to tell connections apart by
 		return t, a.take(q, &t, false)
 	case r.Ports:

@@ -27,7 +27,7 @@ func (p *Packet) parseICMP(s segment, checks Checks) {
 		return
 	}
 	if isError4(s.body[0]) {
-		p.parseQuote(s, s.body[icmpLen:])
+		p.parseQuote(s, s.body[icmpLen:], checks)
 		return
 	}
 	p.query(s)
@@ -71,16 +71,16 @@ func (p *Packet) parseICMPv6(s segment, checks Checks) {
 	case typ >= 130 && typ <= 136, typ == 143, typ == 151, typ == 152:
 		p.Kind = Untracked // multicast listeners and routers, neighbour discovery
 	case typ == icmp6Redirect:
-		p.parseRedirect(s)
+		p.parseRedirect(s, checks)
 	case typ < icmp6FirstInfo:
-		p.parseQuote(s, s.body[icmpLen:])
+		p.parseQuote(s, s.body[icmpLen:], checks)
 	default:
 		p.query(s)
 	}
 }
 
 // parseRedirect follows nf_conntrack_icmpv6_redirect.
-func (p *Packet) parseRedirect(s segment) {
+func (p *Packet) parseRedirect(s segment, checks Checks) {
 	if len(s.body) < redirectLen {
 		p.invalid(flow.ReasonL4TooShort)
 		return
@@ -103,7 +103,7 @@ func (p *Packet) parseRedirect(s segment) {
 		p.query(s)
 		return
 	}
-	p.parseQuote(s, opts[min(8, len(opts)):])
+	p.parseQuote(s, opts[min(8, len(opts)):], checks)
 }
 
 // query handles an ICMP message that stands for itself.
@@ -121,8 +121,8 @@ func (p *Packet) query(s segment) {
 // parseQuote handles an ICMP error that quotes the packet q: it names the
 // connection of the answer to q, and the error must go to where that answer
 // goes (nf_conntrack_inet_error).
-func (p *Packet) parseQuote(s segment, q []byte) {
-	t, ok := quoted(q, p.Family)
+func (p *Packet) parseQuote(s segment, q []byte, checks Checks) {
+	t, ok := quoted(q, p.Family, checks.Keys)
 	if ok {
 		t, ok = t.Invert()
 	}
@@ -137,7 +137,7 @@ func (p *Packet) parseQuote(s segment, q []byte) {
 // quoted returns the tuple of a packet that may be cut anywhere
 // (nf_ct_get_tuplepr). Like the kernel it trusts the header length of the quote
 // and reads no more than it needs.
-func quoted(q []byte, f flow.Family) (t flow.Tuple, ok bool) {
+func quoted(q []byte, f flow.Family, keys *flow.GREKeys) (t flow.Tuple, ok bool) {
 	var proto flow.Proto
 	var at int
 	if f == flow.IPv4 {
@@ -179,6 +179,7 @@ func quoted(q []byte, f flow.Family) (t flow.Tuple, ok bool) {
 		if dst, ok = greKey(q[min(at, len(q)):]); !ok {
 			return t, false
 		}
+		src = keys.Source(t.Src, t.Dst, dst)
 	}
 	t.L4 = flow.MakeL4(f, proto, 0, src, dst)
 	return t, true

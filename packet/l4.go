@@ -31,7 +31,7 @@ func (p *Packet) parseL4(s segment, checks Checks) {
 	case flow.UDPLite:
 		p.parseUDPLite(s, checks)
 	case flow.GRE:
-		p.parseGRE(s)
+		p.parseGRE(s, checks)
 	default:
 		p.data(0, 0)
 	}
@@ -182,14 +182,14 @@ func (p *Packet) parseSCTP(s segment, checks Checks) {
 func partialSCTP(b []byte) bool { return binary.LittleEndian.Uint32(b[8:]) == 0 }
 
 // parseGRE names a tunnel as gre_pkt_to_tuple does: version 1, which carries PPTP
-// (RFC 2637), by its call id; others by their addresses alone.
-func (p *Packet) parseGRE(s segment) {
+// (RFC 2637), by its call ids, as far as they are known; others by their addresses alone.
+func (p *Packet) parseGRE(s segment, checks Checks) {
 	key, ok := greKey(s.body)
 	if !ok {
 		p.invalid(flow.ReasonGREProtocol)
 		return
 	}
-	p.data(0, key)
+	p.data(checks.Keys.Source(p.Key.Src, p.Key.Dst, key), key)
 }
 
 // greKey returns the id of the destination that a GRE header names.

@@ -168,4 +168,6 @@ type Checks struct {
 	// as a local stack leaves it for the device to finish (CHECKSUM_PARTIAL).
 	// For ports whose far end may be such a stack: veth, virtio, tap.
 	Partial bool
+	// Keys are the call ids of PPTP tunnels, nil: none are known.
+	Keys *flow.GREKeys
 }

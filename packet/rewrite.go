@@ -134,6 +134,11 @@ func (h Header) SetPort(source bool, port uint16) {
 		}
 	case h.Proto == flow.ICMP || h.Proto == flow.ICMPv6:
 		at += 4
+	case h.Proto == flow.GRE && !source: // gre_manip_pkt: the id of the sender is not in the packet
+		if key, ok := greKey(h.Frame[min(at, len(h.Frame)):]); !ok || key == 0 && port == 0 {
+			return
+		}
+		at += 6
 	default:
 		return
 	}

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
@@ -21,6 +22,12 @@ func (s *Shard) adopt(p *packet.Packet, u *unconfirmed) {
 	u.extra.Helper = m.Child
 	u.conn.Status |= flow.Expected
 	u.follow = m.Follow
+	if m.Paired {
+		s.cfg.Expect.Withdraw(&m.Master, func(x *expect.Expectation) bool { return x.Paired })
+	}
+	if isTunnel(&u.conn, &u.extra) {
+		u.conn.Expires = s.expiry(&u.conn, tunnelTimeout)
+	}
 }
 
 // childElsewhere returns the shard that is to have the connection which a packet begins, if
@@ -62,7 +69,7 @@ func (t *transit) followMaster(m manip, now *flow.Tuple) *nat.Range {
 	case m == manipDst:
 		t.null = nat.Range{Min: f.Dst, Max: f.Dst, Addrs: true, MinPort: f.Port, MaxPort: f.Port, Ports: true}
 	case now.Src == f.From:
-		t.null = nat.Range{Min: f.Src, Max: f.Src, Addrs: true}
+		t.null = nat.Range{Min: f.Src, Max: f.Src, Addrs: true, MinPort: f.SrcPort, MaxPort: f.SrcPort, Ports: f.SrcPort != 0}
 	default:
 		return nil
 	}

@@ -3,6 +3,7 @@ package shard
 import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/helper"
+	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/table"
@@ -18,6 +19,10 @@ type helping struct {
 	picked   uint64
 	rand     *nat.Rand // of ports
 
+	tunnels  *l4.Config      // the trackers of tunnels
+	tied     map[uint32]bool // entries of tunnels
+	removals uint64          // of flow.GREKeys that are accounted for
+
 	env  helpEnv
 	out  []byte        // a payload that was edited
 	room []byte        // a packet that has outgrown its chunk
@@ -31,6 +36,7 @@ type helped struct {
 	conn  helper.Conn
 	id    flow.HelperID
 	entry uint32
+	keys  []flow.Tuple // of its tunnel
 }
 
 // Assignment gives new connections a helper where there are no rules to do that (replay).
@@ -67,6 +73,7 @@ func (s *Shard) openHelp() {
 	h := &s.help
 	h.registry, h.assign = s.cfg.Helpers, s.cfg.Assign
 	h.budget.Flows, h.budget.Bytes = s.cfg.HelpFlows, s.cfg.HelpBytes
+	h.tunnels, h.tied = tunnels(&s.cfg.L4), map[uint32]bool{}
 	h.flows, h.rand = map[uint32]*helped{}, nat.NewRand(s.cfg.Seed)
 }
 
@@ -76,7 +83,11 @@ func (s *Shard) openHelp() {
 func (s *Shard) attachHelper(i uint32, p *packet.Packet) {
 	h := &s.help
 	x := s.table.Extra(i)
-	if h.registry == nil || x == nil || x.Helper == 0 {
+	if h.registry == nil || x == nil {
+		return
+	}
+	s.tie(i)
+	if x.Helper == 0 {
 		return
 	}
 	c := s.table.Conn(i)
@@ -114,10 +125,16 @@ func (s *Shard) assigned(p *packet.Packet, u *unconfirmed) {
 
 // unhelp gives back what the helper of an entry, which goes, has used.
 func (s *Shard) unhelp(i uint32) {
-	if f := s.help.flows[i]; f != nil {
-		f.Close()
-		delete(s.help.flows, i)
+	h := &s.help
+	delete(h.tied, i)
+	f := h.flows[i]
+	if f == nil {
+		return
 	}
+	f.Close()
+	h.env.s, h.env.f = s, f
+	h.env.dropKeys()
+	delete(h.flows, i)
 }
 
 // helpedFlow returns what the helper of the connection in an entry knows; nil if none reads it.

@@ -43,6 +43,9 @@ type Config struct {
 	// HelpFlows and HelpBytes bound what helpers keep: connections that they read, and bytes
 	// of incomplete messages and of edits; 0 for any number.
 	HelpFlows, HelpBytes int
+	// Keys are the call ids of PPTP tunnels, which all shards share, and which packets are
+	// parsed with (packet.Checks); nil: there are none.
+	Keys *flow.GREKeys
 	// Assign gives connections helpers where there are no rules.
 	Assign []Assignment
 	// Observe, if not nil, is told of every new, changed and removed connection,
@@ -244,6 +247,7 @@ func (s *Shard) Tick(now int64) bool {
 	s.forward.hops.sweep(s.forward.paths, sweepBudget)
 	s.forward.numbers.sweep(s.table, numberBudget)
 	s.forward.members.Sweep(memberBudget)
+	s.hangUp()
 	return s.table.Advance(s.now, reapBudget)
 }
 

@@ -70,7 +70,10 @@ func (s *Shard) track(p *packet.Packet, v *Verdict, u *unconfirmed, i uint32, hi
 
 	trackers, seen := &s.cfg.L4, p
 	if c.Extended() {
-		trackers = s.policy(s.table.Extra(i).Policy)
+		x := s.table.Extra(i)
+		if trackers = s.policy(x.Policy); isTunnel(c, x) {
+			trackers = s.help.tunnels
+		}
 		if c.Status&flow.SeqAdjust != 0 {
 			seen = s.asSent(i, p, d)
 		}

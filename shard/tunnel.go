@@ -3,12 +3,107 @@ package shard
 import (
 	"net/netip"
 
+	"github.com/xdpct/xdpct/expect"
+	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/helper"
+	"github.com/xdpct/xdpct/l4"
 )
 
+// Tunnels of PPTP (RFC 2637): GRE that a control connection has announced. Packets of both
+// directions are one connection, because flow.GREKeys tells the call id of their sender.
+
+// Timeouts of tunnels, in seconds (PPTP_GRE_TIMEOUT, PPTP_GRE_STREAM_TIMEOUT).
+const (
+	tunnelTimeout       = 10 * 60
+	tunnelStreamTimeout = 5 * 3600
+)
+
+// expectTunnel enters the tunnel that x announces, for whoever uses it first (exp_gre).
 func (e *helpEnv) expectTunnel(m *helper.Message, x *helper.Expected) (told netip.AddrPort, err error) {
-	return told, helper.ErrLimit
+	s, c, peer := e.s, m.Conn, m.Dir.Other()
+	if s.cfg.Keys == nil {
+		return told, helper.ErrLimit
+	}
+	if x.To.Addr() != c.Self(m.Dir).Addr() || x.From.Addr() != c.Peer(m.Dir).Addr() {
+		return told, helper.ErrForeign
+	}
+	seen := x.Seen
+	if seen == 0 {
+		seen = x.From.Port()
+	}
+	zone := e.master().L4.Zone()
+	tuple := func(src, dst flow.Addr, id, to uint16) flow.Tuple {
+		return flow.Tuple{Src: src, Dst: dst, L4: flow.MakeL4(c.Family, x.Proto, zone, id, to)}
+	}
+	one := e.expectation(m, x)
+	one.Mask, one.Paired, one.Limit = expect.ExactSource, true, 0
+	es := []expect.Expectation{one, one}
+
+	own, other := &c.Tuples[m.Dir], &c.Tuples[peer] // as the sender has them, and as the peer has
+	es[0].Tuple = tuple(other.Src, other.Dst, x.From.Port(), x.To.Port())
+	es[0].Follow.From, es[0].Follow.Src, es[0].Follow.SrcPort = other.Src, own.Dst, seen
+	es[0].Follow.Dst, es[0].Follow.Port = own.Src, x.To.Port()
+	es[1].Tuple, es[1].Dir = tuple(own.Src, own.Dst, x.To.Port(), seen), m.Dir
+	es[1].Follow.From, es[1].Follow.Src, es[1].Follow.SrcPort = own.Src, other.Dst, x.To.Port()
+	es[1].Follow.Dst, es[1].Follow.Port = other.Src, x.From.Port()
+	if err := e.insert(es); err != nil {
+		return told, err
+	}
+	e.dropKeys()
+	keys := []flow.Tuple{es[0].Tuple, es[1].Tuple}
+	if !s.cfg.Keys.Add(keys...) {
+		s.cfg.Expect.Withdraw(e.master(), func(x *expect.Expectation) bool { return x.Paired })
+		return told, helper.ErrClash
+	}
+	e.f.keys = keys
+	s.table.Extend(e.f.entry).Expects = true
+	return x.To, nil
+}
+
+// dropKeys takes the call ids of the connection's tunnel back. The shards that have it find
+// that out at their next Tick.
+func (e *helpEnv) dropKeys() {
+	if len(e.f.keys) > 0 {
+		e.s.cfg.Keys.Remove(e.f.keys...)
+		e.f.keys = nil
+	}
 }
 
 // Hangup implements helper.Env.
-func (e *helpEnv) Hangup(*helper.Message) {}
+func (e *helpEnv) Hangup(*helper.Message) {
+	e.s.cfg.Expect.RemoveMaster(e.master())
+	e.dropKeys()
+}
+
+// isTunnel reports whether a connection came by an announcement of PPTP.
+func isTunnel(c *flow.Conn, x *flow.Extra) bool {
+	return c.Key.L4.Proto() == flow.GRE && x.MasterHelper != 0
+}
+
+// tunnels are the trackers of tunnels.
+func tunnels(of *l4.Config) *l4.Config {
+	t := *of
+	t.Timeouts.GRE, t.Timeouts.GREStream = tunnelTimeout, tunnelStreamTimeout
+	return &t
+}
+
+// tie remembers an entry that ends when its master does.
+func (s *Shard) tie(i uint32) {
+	if s.cfg.Keys != nil && isTunnel(s.table.Conn(i), s.table.Extra(i)) {
+		s.help.tied[i] = true
+	}
+}
+
+// hangUp removes the tunnels whose control connection has gone, or has cleared the call.
+func (s *Shard) hangUp() {
+	h := &s.help
+	if s.cfg.Keys == nil || h.removals == s.cfg.Keys.Removals() {
+		return
+	}
+	h.removals = s.cfg.Keys.Removals()
+	for i := range h.tied {
+		if t := s.table.Conn(i).Tuple(flow.Original, s.table.Extra(i)); !s.cfg.Keys.Has(&t) {
+			s.Remove(i)
+		}
+	}
+}
