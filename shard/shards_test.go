@@ -23,6 +23,7 @@ type box struct {
 	shards []*Shard
 	shared *nat.Shared
 	now    int64
+	keys   *flow.GREKeys
 }
 
 func newBox(t testing.TB, shards int, rules string) *box {
@@ -82,7 +83,7 @@ func (b *box) pass(in int, datagram []byte) ([]byte, Verdict) {
 	f := packet.AppendEthernet(nil, packet.MAC{2, byte(in)}, packet.MAC{4}, datagram)
 	var p [1]packet.Packet
 	var v [1]Verdict
-	p[0].Parse(f, len(f), packet.Checks{Transport: true})
+	p[0].Parse(f, len(f), packet.Checks{Transport: true, Keys: b.keys})
 	p[0].In = in
 	b.shards[0].Hash(&p[0])
 	s := b.shards[b.shards[0].OwnerOf(&p[0])]
