@@ -77,6 +77,7 @@ func DatagramLen(b []byte) int {
 // names typ as its content. off must not be beyond len(frame).
 func (p *Packet) ParseFrom(frame []byte, wire, off int, typ EtherType, checks Checks) {
 	p.reset(frame)
+	outer := typ
 	for tags := 0; typ == EtherVLAN || typ == EtherQinQ || typ == EtherOld; tags++ {
 		if tags == maxVLANs {
 			p.Kind, p.Reason = Untracked, flow.ReasonVLANTooDeep
@@ -84,6 +85,9 @@ func (p *Packet) ParseFrom(frame []byte, wire, off int, typ EtherType, checks Ch
 		}
 		if len(frame) < off+vlanLen {
 			p.Reason = flow.ReasonFrameTooShort
+			if outer == EtherOld { // to Linux that is no tag, and it looks no further
+				p.Kind = Untracked
+			}
 			return
 		}
 		if tags == 0 {

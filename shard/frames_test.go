@@ -158,6 +158,31 @@ func TestNotIPOnABridge(t *testing.T) {
 	}
 }
 
+// TestTagsCutOff: a frame whose tags are cut off passes a bridge only where Linux looks at
+// none of them. Found by TestBridgeAgrees.
+func TestTagsCutOff(t *testing.T) {
+	addrs := []byte{2, 0, 0, 0, 1, 2, 2, 0, 0, 0, 1, 1}
+	for _, c := range []struct {
+		tags []byte
+		want Action
+	}{
+		{[]byte{0x91, 0, 0, 5, 0x81, 0, 0, 0}, Accept},
+		{[]byte{0x91, 0, 0, 5, 0x81, 0, 0, 0, 8}, Accept},
+		{[]byte{0x91, 0, 0}, Accept},
+		{[]byte{0x88, 0xa8, 0, 5, 0x81, 0, 0, 0}, Drop},
+		{[]byte{0x81, 0, 0}, Drop},
+	} {
+		b := newForwarder(t, "", "", nil)
+		if p, v := b.passFrame(0, append(addrs[:12:12], c.tags...)); v.Action != c.want || v.Reason != flow.ReasonFrameTooShort || c.want == Accept && v.Out != 1 {
+			t.Errorf("%x: %v %v by %d", p.Frame, v.Action, v.Reason, v.Out)
+		}
+		b = newForwarder(t, "", "", threeWays(1))
+		if _, v := b.passFrame(0, append(addrs[:12:12], c.tags...)); v.Action != Drop {
+			t.Errorf("%x: a router does %v with it", c.tags, v.Action)
+		}
+	}
+}
+
 // FuzzForwarding throws arbitrary frames at a bridge and at a router with rules and
 // translation. The input is a sequence of records: interface (1 byte), length (2
 // bytes), frame.
