@@ -127,6 +127,9 @@ func (h *header) patchPort(b []byte, at int, port uint16) {
 	sum := 0
 	switch h.proto {
 	case flow.TCP:
+		if h.l4+20 > h.end { // of less of a header, in a quote, the ports alone are translated (tcp_manip_pkt)
+			return
+		}
 		sum = 16
 	case flow.UDP, flow.UDPLite, flow.DCCP:
 		sum = 6
