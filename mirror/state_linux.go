@@ -335,9 +335,12 @@ func (m *Mirror) install(o *outcome) {
 	}
 }
 
+// sayEvery is how often the same may be logged.
+const sayEvery = 10 * time.Second
+
 // say logs something, at most every ten seconds.
 func (m *Mirror) say(what string, args ...any) {
-	if now := time.Now(); now.Sub(m.said[what]) > 10*time.Second {
+	if now := time.Now(); now.Sub(m.said[what]) > sayEvery {
 		m.said[what] = now
 		m.log.Warn(what, args...)
 	}
