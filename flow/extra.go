@@ -49,10 +49,10 @@ func (l *Labels) Clear(n int) { l[n/64] &^= 1 << (n % 64) }
 // HelperID is a helper, 0 for none; HelperName says which.
 type HelperID uint8
 
-// helperNames are the helpers of Linux, by their ids.
+// helperNames are the helpers of Linux, and rsh and rpc, by their ids.
 var helperNames = [...]string{
 	"", "ftp", "irc", "tftp", "amanda", "sip", "pptp", "H.245", "Q.931", "RAS", "sane", "netbios-ns", "snmp",
-	"snmp_trap",
+	"snmp_trap", "rsh", "rpc",
 }
 
 // HelperByName returns the helper of that name; ok is false if there is none.

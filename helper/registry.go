@@ -16,5 +16,7 @@ func All() *Registry {
 		netbiosNS(),
 		snmp(),
 		snmpTrap(),
+		rsh(),
+		rpc(),
 	)
 }
