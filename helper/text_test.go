@@ -130,6 +130,74 @@ func textCases(t *testing.T, h *Helper, c *Conn, begin []string, cases []textCas
 	}
 }
 
+// TestFlowOfText: through a Flow, which drops and keeps, the receiver reads of a command that is
+// cut anywhere what it reads of a whole one, and of one that comes a second time.
+func TestFlowOfText(t *testing.T) {
+	const login, sent, want = "USER x\r\n", "NOOP\r\nPORT 10,0,1,2,200,10\r\nSTOR x\r\n", "NOOP\r\nPORT 203,0,113,1,200,10\r\nSTOR x\r\n"
+	for cut := 1; cut < len(sent); cut++ {
+		c, env := textConn(flow.TCP, "21", snat), &fakeEnv{strict: true}
+		f := NewFlow(ftp())
+		f.Begin(flow.Original, 1000)
+		f.Begin(flow.Reply, 5000)
+		f.Segment(c, env, flow.Reply, 5000, []byte("220 ready\r\n"))
+		f.Segment(c, env, flow.Original, 1000, []byte(login))
+		got := make([]byte, 100) // as the receiver has it, by sequence number
+		end := 0
+		pass := func(from, to int) {
+			part := []byte(sent[from:to])
+			r := f.Segment(c, env, flow.Original, 1000+uint32(len(login)+from), part)
+			if r.Drop != flow.NoReason {
+				return
+			}
+			out := r.Append(nil, part)
+			at := int(r.Seq) - 1000 - len(login)
+			copy(got[at:], out)
+			end = max(end, at+len(out))
+		}
+		pass(0, cut)
+		pass(cut, len(sent))
+		pass(0, len(sent)) // again
+		if string(got[:end]) != want || len(env.log) != 1 || f.Off() != nil {
+			t.Fatalf("cut at %d: %q, expected %q, %v", cut, got[:end], env.log, f.Off())
+		}
+	}
+}
+
+// TestNoAllocation: what announces nothing costs no memory.
+func TestNoAllocation(t *testing.T) {
+	for _, tc := range []struct {
+		h    *Helper
+		port string
+		d    flow.Direction
+		say  string
+	}{
+		{ftp(), "21", flow.Original, "RETR file\r\n"},
+		{ftp(), "21", flow.Reply, "226 done\r\n"},
+		{irc(), "6667", flow.Original, "PRIVMSG b :hello\r\n"},
+		{irc(), "6667", flow.Reply, ":a PRIVMSG b :hello\r\n"},
+		{sane(), "6566", flow.Original, words32(6, 0)},
+		{rpc(), "111", flow.Original, words32(1<<31|24, 7, 0, 2, 100000, 2, 0)},
+	} {
+		s := tc.h.New()
+		env := &fakeEnv{}
+		m := &Message{Conn: textConn(flow.TCP, tc.port, snat), Dir: tc.d, Env: env}
+		if tc.h.ID == ftpID {
+			m.Dir, m.Data = flow.Reply, []byte("220 x\r\n")
+			if _, err := s.Message(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.Dir, m.Data = tc.d, []byte(tc.say)
+		if n := testing.AllocsPerRun(100, func() {
+			if n, err := s.Message(m); n == 0 || err != nil {
+				t.Fatalf("%q: %d, %v", tc.say, n, err)
+			}
+		}); n != 0 {
+			t.Errorf("%q: %v allocations", tc.say, n)
+		}
+	}
+}
+
 // fuzzText has a helper read a dialogue whole and split, and compares. The turns of the client
 // begin with 0xff, those of the server with 0xfe.
 func fuzzText(t *testing.T, h *Helper, c *Conn, input string, at int) {
