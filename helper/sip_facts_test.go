@@ -13,6 +13,7 @@ import (
 type sipFact struct {
 	name  string
 	proto flow.Proto // 0: UDP
+	inner bool       // it is the server that is translated
 	steps []sipStep
 }
 
@@ -40,7 +41,7 @@ func (f *sipFact) nets() (all []sipNet) {
 		proto = flow.UDP
 	}
 	for _, family := range []flow.Family{flow.IPv4, flow.IPv6} {
-		all = append(all, sipNet{family, proto, false}, sipNet{family, proto, true})
+		all = append(all, sipNet{family, proto, false, f.inner}, sipNet{family, proto, true, f.inner})
 	}
 	return all
 }
@@ -56,7 +57,7 @@ func expandRows(text string, n sipNet) string {
 		}
 		to, from := "x", "b"
 		if rest[0] == 'b' {
-			to, from = "b", "a"
+			to, from = "y", "a"
 		}
 		port, flags, _ := strings.Cut(rest[2:], " ")
 		if port == "p" {
@@ -328,6 +329,40 @@ var sipFacts = []sipFact{
 	}},
 	{name: "registration for another transport", steps: []sipStep{
 		{text: strings.Replace(sipRegister, "<A>:5060>", "<A>:5060;transport=sctp>", 1), changed: strings.Replace(sipRegistering, "<p>>", "<p>;transport=sctp>", 1)},
+	}},
+	{name: "folded inside a Via", steps: []sipStep{{
+		text:    strings.Replace(sipOffer, "SIP/2.0/UDP <A>", "SIP/2.0/UDP\n <A>", 1) + "v=0\n",
+		changed: strings.Replace(strings.TrimSpace(sipOffered), "Via: SIP/2.0/UDP", "", 1),
+		linux:   &sipOther{why: "it looks for a space behind UDP", changed: strings.TrimSpace(strings.SplitN(sipOffered, "\n", 2)[1]), expect: "-"},
+	}}},
+	{name: "registration confirmed by its client", steps: []sipStep{
+		{text: sipRegister, changed: sipRegistering, expect: "signalling a:p permanent inactive"},
+		{
+			text:    strings.NewReplacer("<X>:<p>", "<A>:5060").Replace(sipRegistered),
+			changed: "Contact: <sip:alice@<X>:<p>>;expires=120", expect: "signalling a:p permanent inactive",
+			linux: &sipOther{why: "it takes responses of either side, and forgets what this one does not list"},
+		},
+	}},
+	{name: "a server that is translated", inner: true, steps: []sipStep{
+		{
+			text:    strings.Replace(strings.Replace(sipOffer, "sip:bob@<B> ", "sip:bob@<Y>:<q> ", 1), "<B>:5060", "<Y>:<q>", 1) + sipDescription + "m=audio 4000 RTP/AVP 0\n",
+			changed: "INVITE sip:bob@<B>:5060 SIP/2.0\nTo: <sip:bob@<B>:5060>", expect: "audio a:4000, audio a:4001",
+		},
+		{
+			dir:     flow.Reply,
+			text:    "SIP/2.0 200 OK\n" + sipAnswer + "v=0\no=- 2 2 IN IP4 <b>\nc=IN IP4 <b>\nm=audio 6000 RTP/AVP 0\n",
+			changed: "To: <sip:bob@<Y>:<q>>;tag=2\nContact: <sip:bob@<Y>:<q>>\n" + sipLength + "o=- 2 2 IN IP4 <y>\nc=IN IP4 <y>",
+			expect:  "audio a:4000, audio a:4001, audio b:6000, audio b:6001",
+		},
+		{
+			dir:     flow.Reply,
+			text:    "BYE sip:alice@<A>:5060 SIP/2.0\nVia: SIP/2.0/UDP <B>:5060;branch=z9hG4bK3\nFrom: <sip:bob@<B>:5060>\nTo: <sip:alice@<A>:5060>\nCall-ID: 1@<A>\nCSeq: 9 BYE\nContent-Length: 0\n\n",
+			changed: "Via: SIP/2.0/UDP <Y>:<q>;branch=z9hG4bK3\nFrom: <sip:bob@<Y>:<q>>",
+		},
+		{
+			text:    "SIP/2.0 200 OK\nVia: SIP/2.0/UDP <Y>:<q>;branch=z9hG4bK3;received=<y>;rport=<q>\nFrom: <sip:bob@<Y>:<q>>\nTo: <sip:alice@<A>:5060>\nCall-ID: 1@<A>\nCSeq: 9 BYE\nContent-Length: 0\n\n",
+			changed: "Via: SIP/2.0/UDP <B>:5060;branch=z9hG4bK3;received=<b>;rport=5060\nFrom: <sip:bob@<B>:5060>",
+		},
 	}},
 	{name: "a Via at another port", steps: []sipStep{
 		{

@@ -1,6 +1,7 @@
 package helper
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -73,7 +74,7 @@ func TestSIPKernel(t *testing.T) {
 // TestSIPKernelTimeouts: the kernel's timeouts are those of our classes and of the connection,
 // but for a registration's, which is as long as the registrar says.
 func TestSIPKernelTimeouts(t *testing.T) {
-	k := newSIPKernel(t, kernelRouter(t), sipNet{flow.IPv4, flow.UDP, true})
+	k := newSIPKernel(t, kernelRouter(t), sipNet{flow.IPv4, flow.UDP, true, false})
 	classes := sip().Classes
 	for i, c := range []struct {
 		dir  flow.Direction
@@ -118,6 +119,17 @@ func TestSIPKernelTimeouts(t *testing.T) {
 	}
 }
 
+// TestSIPKernelPort: Linux sends the server's packets to the port that a translated client's
+// Via names, whatever port it sends from.
+func TestSIPKernelPort(t *testing.T) {
+	k := newSIPKernel(t, kernelRouter(t), sipNet{flow.IPv4, flow.UDP, true, false})
+	k.send(flow.Original, k.net.expand(strings.Replace(sipRegister, "<A>:5060;branch", "<A>:5077;branch", 1)))
+	k.send(flow.Reply, k.net.expand(sipRegistered))
+	if k.to != 5077 {
+		t.Errorf("an answer goes to port %d", k.to)
+	}
+}
+
 // TestSIPKernelSplit: Linux reads no message that is split over segments, which
 // TestSIPSplit wants to be read.
 func TestSIPKernelSplit(t *testing.T) {
@@ -137,6 +149,8 @@ type sipKernel struct {
 	net sipNet
 	seq [2]uint32 // of TCP, by direction: what each side sends next
 	ack [2]uint32 // what each side has received up to
+
+	to uint16 // the destination port of what has come out last
 }
 
 func newSIPKernel(t *testing.T, o *kernel.Oracle, n sipNet) *sipKernel {
@@ -147,9 +161,14 @@ func newSIPKernel(t *testing.T, o *kernel.Oracle, n sipNet) *sipKernel {
 	}
 	client, seen, _ := n.addrs()
 	rules := fmt.Sprintf("*raw\n-A PREROUTING -p %v -s %v -j CT --helper sip\nCOMMIT\n", n.proto, client)
-	if n.translated {
+	switch {
+	case n.source():
 		to := netip.AddrPortFrom(seen, sipSeenPort).String()
 		rules += fmt.Sprintf("*nat\n-A POSTROUTING -p %v -s %v -j SNAT --to-source %s\nCOMMIT\n", n.proto, client, to)
+	case n.translated:
+		_, _, server := n.addrs()
+		y := n.known()
+		rules += fmt.Sprintf("*nat\n-A PREROUTING -p %v -d %v --dport %d -j DNAT --to-destination %s\nCOMMIT\n", n.proto, y.Addr(), y.Port(), netip.AddrPortFrom(server, sipPort))
 	}
 	if err := o.Restore(n.family, rules); err != nil {
 		t.Fatal(err)
@@ -166,7 +185,7 @@ func newSIPKernel(t *testing.T, o *kernel.Oracle, n sipNet) *sipKernel {
 func (k *sipKernel) ends(d flow.Direction) (side kernel.Side, ip packet.IP, sport, dport uint16) {
 	client, seen, server := k.net.addrs()
 	if d == flow.Original {
-		return kernel.A, packet.IP{Src: client, Dst: server}, sipClientPort, sipPort
+		return kernel.A, packet.IP{Src: client, Dst: k.net.known().Addr()}, sipClientPort, k.net.known().Port()
 	}
 	return kernel.B, packet.IP{Src: server, Dst: seen}, sipPort, k.net.seenPort()
 }
@@ -197,6 +216,7 @@ func (k *sipKernel) exchange(side kernel.Side, d []byte, n int) []byte {
 	if k.net.family == flow.IPv6 {
 		header += 20
 	}
+	k.to = binary.BigEndian.Uint16(frames[0][header-n+2:])
 	return frames[0][header:]
 }
 

@@ -10,8 +10,8 @@ import (
 )
 
 var (
-	sipTCP           = sipNet{flow.IPv4, flow.TCP, false}
-	sipTCPTranslated = sipNet{flow.IPv4, flow.TCP, true}
+	sipTCP           = sipNet{flow.IPv4, flow.TCP, false, false}
+	sipTCPTranslated = sipNet{flow.IPv4, flow.TCP, true, false}
 	sipInvite        = sipOffer + sipDescription + "m=audio 4000 RTP/AVP 0\n"
 )
 
@@ -108,7 +108,7 @@ func TestH1SIP(t *testing.T) {
 	}
 	// So do a TLS client and a datagram of DNS.
 	for name, first := range map[string]string{"TLS": "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "DNS": "\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03www"} {
-		n := sipNet{flow.IPv4, flow.UDP, true}
+		n := sipNet{flow.IPv4, flow.UDP, true, false}
 		if name == "TLS" {
 			n = sipTCPTranslated
 		}
@@ -162,7 +162,7 @@ func TestH4SIPLength(t *testing.T) {
 // TestH4SIPAddress: an address that is not there is not taken from anywhere else
 // (CVE-2026-31427), and of a message of which anything cannot be read nothing is rewritten.
 func TestH4SIPAddress(t *testing.T) {
-	n := sipNet{flow.IPv4, flow.UDP, true}
+	n := sipNet{flow.IPv4, flow.UDP, true, false}
 	for name, text := range map[string]string{
 		"c= of a name":             strings.Replace(sipInvite, "c=IN IP4 <a>", "c=IN IP4 a.example", 1),
 		"c= of the other family":   strings.Replace(sipInvite, "c=IN IP4 <a>", "c=IN IP6 ::1", 1),
@@ -211,7 +211,7 @@ func TestH4SIPAddress(t *testing.T) {
 func TestSIPGrowth(t *testing.T) {
 	for _, proto := range []flow.Proto{flow.UDP, flow.TCP} {
 		for _, family := range []flow.Family{flow.IPv4, flow.IPv6} {
-			n := sipNet{family, proto, true}
+			n := sipNet{family, proto, true, false}
 			env := &sipEnv{shift: 20000}
 			s, conn := sip().New(), n.conn()
 			for i := range 200 {
@@ -238,7 +238,7 @@ func TestSIPGrowth(t *testing.T) {
 
 // TestSIPRefused: a message whose media cannot be expected is left as it is.
 func TestSIPRefused(t *testing.T) {
-	n := sipNet{flow.IPv4, flow.UDP, true}
+	n := sipNet{flow.IPv4, flow.UDP, true, false}
 	for _, text := range []string{sipInvite, sipRegister} {
 		env := &sipEnv{refuse: ErrNoPort}
 		m := &Message{Conn: n.conn(), Data: []byte(n.expand(text)), Env: env}
@@ -248,9 +248,25 @@ func TestSIPRefused(t *testing.T) {
 	}
 }
 
+// TestSIPTwice: media that another connection has announced as well are no reason not to map
+// the headers of an answer.
+func TestSIPTwice(t *testing.T) {
+	n := sipNet{flow.IPv4, flow.UDP, true, false}
+	env := &sipEnv{refuse: ErrClash}
+	sent := n.expand("SIP/2.0 200 OK\n" + sipAnswer + "v=0\no=- 2 2 IN IP4 <b>\nc=IN IP4 <b>\nm=audio 6000 RTP/AVP 0\n")
+	got := say(t, sip().New(), n.conn(), flow.Reply, sent, env)
+	if want := n.changes(sipAnswered, got); changed(sent, got) != want {
+		t.Errorf("changed\n%s\nwant\n%s", changed(sent, got), want)
+	}
+	m := &Message{Conn: n.conn(), Data: []byte(n.expand(sipInvite)), Env: env}
+	if _, err := sip().New().Message(m); err != nil || len(m.Edits) > 0 {
+		t.Errorf("of a translated sender: %v, %v", err, m.Edits)
+	}
+}
+
 // TestSIPExpected: a connection that was itself expected registers nothing.
 func TestSIPExpected(t *testing.T) {
-	n := sipNet{flow.IPv4, flow.UDP, true}
+	n := sipNet{flow.IPv4, flow.UDP, true, false}
 	env := new(sipEnv)
 	c := n.conn()
 	c.Expected = true
@@ -263,7 +279,7 @@ func TestSIPExpected(t *testing.T) {
 // TestSIPLifetime: a registration is expected for as long as the registrar says, and 300
 // seconds at most; one of another port or that nobody has asked for is none.
 func TestSIPLifetime(t *testing.T) {
-	n := sipNet{flow.IPv4, flow.UDP, true}
+	n := sipNet{flow.IPv4, flow.UDP, true, false}
 	for text, want := range map[string]uint32{
 		"expires=120":                  120,
 		"expires=1":                    1,
@@ -293,7 +309,7 @@ func TestSIPLifetime(t *testing.T) {
 // TestSIPAlive: what keeps a connection alive is no message; a first one that is neither turns
 // the helper off, a later one does not.
 func TestSIPAlive(t *testing.T) {
-	n := sipNet{flow.IPv4, flow.UDP, false}
+	n := sipNet{flow.IPv4, flow.UDP, false, false}
 	stun := "\x00\x01\x00\x00\x21\x12\xa4\x42" + strings.Repeat("x", 12)
 	s, env := sip().New(), new(sipEnv)
 	ask := func(d flow.Direction, text string) error {
@@ -325,7 +341,7 @@ func TestSIPAlive(t *testing.T) {
 
 // TestSIPMultipart: of a body in parts the session description is read.
 func TestSIPMultipart(t *testing.T) {
-	n := sipNet{flow.IPv4, flow.UDP, true}
+	n := sipNet{flow.IPv4, flow.UDP, true, false}
 	parts := "preamble\n--b1\nContent-Type: application/isup\n\nv=0\nm=audio 5000 RTP/AVP 0\n\n--b1\nContent-Type: application/sdp\n\n" + sipDescription + "m=audio 4000 RTP/AVP 0\n\n--b1--\n"
 	sent := n.expand(strings.Replace(sipOffer, "application/sdp", `multipart/mixed;boundary="b1"`, 1) + parts)
 	env := new(sipEnv)

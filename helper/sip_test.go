@@ -91,16 +91,17 @@ func (e *sipEnv) Hangup(*Message)                             { panic("not SIP's
 func (e *sipEnv) Refresh(seconds uint32)                      { e.refresh = seconds }
 func (e *sipEnv) Map(*Message, netip.AddrPort) netip.AddrPort { panic("not SIP's") }
 
-// sipNet is a client and a server, and what the server knows the client as.
+// sipNet is a client and a server, and what they know each other as.
 type sipNet struct {
 	family     flow.Family
 	proto      flow.Proto
-	translated bool
+	translated bool // the client, or
+	inner      bool // the server, too if it is translated
 }
 
 const (
 	sipClientPort = 5060
-	sipSeenPort   = 1024 // of the client, translated
+	sipSeenPort   = 1024 // of who is translated
 )
 
 // addrs returns the address of the client, as the server knows it, and that of the server.
@@ -109,14 +110,29 @@ func (n sipNet) addrs() (client, seen, server netip.Addr) {
 	if n.family == flow.IPv6 {
 		client, seen, server = netip.MustParseAddr("2001:db8:1::1"), netip.MustParseAddr("2001:db8:2::3c"), netip.MustParseAddr("2001:db8:2::1")
 	}
-	if !n.translated {
+	if !n.source() {
 		seen = client
 	}
 	return client, seen, server
 }
 
+// source reports whether the client is translated.
+func (n sipNet) source() bool { return n.translated && !n.inner }
+
+// known returns what the client knows the server as.
+func (n sipNet) known() netip.AddrPort {
+	_, _, server := n.addrs()
+	if n.translated && n.inner {
+		m := n
+		m.inner = false
+		_, seen, _ := m.addrs()
+		return netip.AddrPortFrom(seen, sipSeenPort)
+	}
+	return netip.AddrPortFrom(server, sipPort)
+}
+
 func (n sipNet) seenPort() uint16 {
-	if n.translated {
+	if n.source() {
 		return sipSeenPort
 	}
 	return sipClientPort
@@ -124,27 +140,34 @@ func (n sipNet) seenPort() uint16 {
 
 func (n sipNet) String() string {
 	s := n.proto.String() + " " + n.family.String()
-	if n.translated {
+	switch {
+	case n.source():
 		s += " translated"
+	case n.translated:
+		s += " to a translated server"
 	}
 	return s
 }
 
 func (n sipNet) conn() *Conn {
 	a, x, b := n.addrs()
-	return fakeConn(n.proto, netip.AddrPortFrom(a, sipClientPort).String(), netip.AddrPortFrom(b, sipPort).String(), netip.AddrPortFrom(x, n.seenPort()).String())
+	client, server, seen := netip.AddrPortFrom(a, sipClientPort).String(), netip.AddrPortFrom(b, sipPort).String(), netip.AddrPortFrom(x, n.seenPort()).String()
+	c := fakeConn(n.proto, client, n.known().String(), seen)
+	c.Tuples[flow.Reply] = fakeConn(n.proto, server, seen, "").Tuples[flow.Original]
+	return c
 }
 
 // expand makes bytes of a message that is written with names of the ends: <a> the client, <x>
 // what the server knows it as, <b> the server, <c> somebody else; capitals with brackets, as in
-// a URI; <p> is the port of <x>, IP4 the type of addresses, UDP the protocol, and LEN the length
+// a URI; <y> is what the client knows the server as, <p> is the port of <x>, <q> that of <y>, IP4 the type of addresses, UDP the protocol, and LEN the length
 // of the body of the last message.
 func (n sipNet) expand(text string) string {
 	a, x, b := n.addrs()
 	c := a.Next().Next()
 	p := strconv.Itoa(int(n.seenPort()))
-	r := []string{"<p>", p}
-	for name, addr := range map[string]netip.Addr{"a": a, "x": x, "b": b, "c": c} {
+	y := n.known()
+	r := []string{"<p>", p, "<q>", strconv.Itoa(int(y.Port()))}
+	for name, addr := range map[string]netip.Addr{"a": a, "x": x, "b": b, "c": c, "y": y.Addr()} {
 		r = append(r, "<"+name+">", addr.String(), "<"+strings.ToUpper(name)+">", bracketed(addr))
 	}
 	if n.family == flow.IPv6 {
@@ -184,7 +207,7 @@ func changed(sent, got string) string {
 func (n sipNet) rowString(class int, from netip.Addr, to netip.AddrPort, flags string) string {
 	a, x, b := n.addrs()
 	names := map[netip.Addr]string{a: "a", b: "b"}
-	announced := map[netip.Addr]string{x: "x", b: "b"}
+	announced := map[netip.Addr]string{x: "x", n.known().Addr(): "y"}
 	return strings.TrimSpace(fmt.Sprintf("%s %s>%s:%d %s", sip().Classes[class].Name, names[from], announced[to.Addr()], to.Port(), flags))
 }
 
