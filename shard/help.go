@@ -180,7 +180,16 @@ func (s *Shard) nfHelp(t *transit, began bool) flow.Reason {
 	if t.p.Proto == flow.TCP && f.Adjusted() {
 		s.adjust(f, t, seq)
 	}
+	s.letGo(f)
 	return s.sendEdited(t)
+}
+
+// letGo forgets a connection that is read no further, and of which nothing was changed: it
+// is one like others from now on.
+func (s *Shard) letGo(f *helped) {
+	if f.Off() != nil && !f.Adjusted() && len(f.keys) == 0 {
+		s.unhelp(f.entry)
+	}
 }
 
 // overhear lets the helper of a connection read a packet that is not forwarded by us, or
@@ -189,6 +198,7 @@ func (s *Shard) overhear(p *packet.Packet, v *Verdict, ref connRef) {
 	f := s.helpedFlow(ref.entry)
 	if f != nil && ref.at == inTable && p.Kind == packet.Data {
 		s.show(f, p, v)
+		s.letGo(f)
 	}
 }
 
