@@ -167,7 +167,8 @@ type Env interface {
 	// One that is there already is renewed, and comes to the same again. An error says why
 	// there is none, and has been counted; the message is then to be left as it is. If it
 	// is refused by a limit or for want of a port, the packet is dropped (as nf_ct_helper
-	// does), so that it is sent again.
+	// does), so that it is sent again, and the Session is asked again; of a stream no more
+	// than three times, then it goes on as it is.
 	Expect(m *Message, x ...Expected) (told netip.AddrPort, err error)
 
 	// Forget removes the expectations of the connection in the given class that go to the
