@@ -311,6 +311,7 @@ func FuzzFTP(f *testing.F) {
 		append(ftpBegin[:2:2], "<250-x\r\n227 (192,0,2,2,1,1)\r\n250 x\r\n", ">AUTH TLS\r\n", "<234 ok\r\n", ">\x16\x03"),
 		[]string{"<220-x\r\n220 x\r\n", ">POST / HTTP/1.1\r\n"},
 	)
+	capturedSeeds(f, flow.TCP, 21, "zeek__ftp_ipv4.pcap", "zeek__ftp_ftp-auth-tls.pcap", "zeek__ftp_fake-long-commands.pcap", "suricata-verify__ftp-epsv_input.pcap", "suricata-verify__ftp_ftp-bounce_test.pcap")
 	f.Fuzz(func(t *testing.T, input string, at uint16, nat uint8) {
 		fuzzText(t, ftp(), textConn(flow.TCP, "21", int(nat%3)), input, int(at))
 	})

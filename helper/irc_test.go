@@ -175,6 +175,7 @@ func FuzzIRC(f *testing.F) {
 		append(ircBegin[:2:2], ">STARTTLS\r\n", "<:server 670 a :go on\r\n", ">\x16\x03"),
 		[]string{"<NOTICE AUTH :x\r\n", ">POST / HTTP/1.1\r\n"},
 	)
+	capturedSeeds(f, flow.TCP, 6667, "zeek__irc-dcc-send.pcapng", "zeek__tls_irc-starttls.pcap", "suricata-verify__irc_input.pcap")
 	f.Fuzz(func(t *testing.T, input string, at uint16, nat uint8) {
 		fuzzText(t, irc(), textConn(flow.TCP, "6667", int(nat%3)), input, int(at))
 	})

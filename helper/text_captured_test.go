@@ -240,3 +240,29 @@ func TestCapturedTFTP(t *testing.T) {
 		}
 	}
 }
+
+// capturedSeeds adds the dialogues of captures, up to 2000 bytes each, to the seeds of fuzzText;
+// none where there are no captures.
+func capturedSeeds(f *testing.F, proto flow.Proto, port uint16, names ...string) {
+	f.Helper()
+	for _, name := range names {
+		if _, err := os.Stat("../../shared/pcaps/" + name); err != nil {
+			continue
+		}
+		all := map[netip.AddrPort]string{} // by client
+		for _, p := range packets(f, name) {
+			client, side := p.src, "\xff"
+			if p.src.Port() == port {
+				client, side = p.dst, "\xfe"
+			} else if p.dst.Port() != port {
+				continue
+			}
+			if p.proto == proto && len(all[client])+len(p.payload) < 2000 {
+				all[client] += side + string(p.payload)
+			}
+		}
+		for _, input := range all {
+			f.Add(input, uint16(100), uint8(snat))
+		}
+	}
+}

@@ -125,6 +125,7 @@ func TestAmandaTranslated(t *testing.T) {
 
 func FuzzTFTP(f *testing.F) {
 	seeds(f, []string{">\x00\x01f\x00octet\x00", "<\x00\x03\x00\x01data", ">\x00\x04\x00\x01"}, []string{">\x00\x02f\x00octet\x00blksize\x001432\x00"})
+	capturedSeeds(f, flow.UDP, 69, "nDPI__tftp.pcap")
 	f.Fuzz(func(t *testing.T, input string, at uint16, nat uint8) {
 		fuzzText(t, tftp(), textConn(flow.UDP, "69", int(nat%3)), input, int(at))
 	})
