@@ -25,9 +25,6 @@ func (s *Shard) adopt(p *packet.Packet, u *unconfirmed) {
 	if m.Paired {
 		s.cfg.Expect.Withdraw(&m.Master, func(x *expect.Expectation) bool { return x.Paired })
 	}
-	if isTunnel(&u.conn, &u.extra) {
-		u.conn.Expires = s.expiry(&u.conn, tunnelTimeout)
-	}
 }
 
 // childElsewhere returns the shard that is to have the connection which a packet begins, if

@@ -3,7 +3,6 @@ package shard
 import (
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/helper"
-	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/table"
@@ -19,7 +18,6 @@ type helping struct {
 	picked   uint64
 	rand     *nat.Rand // of ports
 
-	tunnels  *l4.Config      // the trackers of tunnels
 	tied     map[uint32]bool // entries of tunnels
 	removals uint64          // of flow.GREKeys that are accounted for
 
@@ -73,7 +71,7 @@ func (s *Shard) openHelp() {
 	h := &s.help
 	h.registry, h.assign = s.cfg.Helpers, s.cfg.Assign
 	h.budget.Flows, h.budget.Bytes = s.cfg.HelpFlows, s.cfg.HelpBytes
-	h.tunnels, h.tied = tunnels(&s.cfg.L4), map[uint32]bool{}
+	h.tied = map[uint32]bool{}
 	h.flows, h.rand = map[uint32]*helped{}, nat.NewRand(s.cfg.Seed)
 }
 

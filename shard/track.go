@@ -71,9 +71,7 @@ func (s *Shard) track(p *packet.Packet, v *Verdict, u *unconfirmed, i uint32, hi
 	trackers, seen := &s.cfg.L4, p
 	if c.Extended() {
 		x := s.table.Extra(i)
-		if trackers = s.policy(x.Policy); isTunnel(c, x) {
-			trackers = s.help.tunnels
-		}
+		trackers = s.policy(x.Policy)
 		if c.Status&flow.SeqAdjust != 0 {
 			seen = s.asSent(i, p, d)
 		}

@@ -6,17 +6,14 @@ import (
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/helper"
-	"github.com/xdpct/xdpct/l4"
 )
 
 // Tunnels of PPTP (RFC 2637): GRE that a control connection has announced. Packets of both
 // directions are one connection, because flow.GREKeys tells the call id of their sender.
-
-// Timeouts of tunnels, in seconds (PPTP_GRE_TIMEOUT, PPTP_GRE_STREAM_TIMEOUT).
-const (
-	tunnelTimeout       = 10 * 60
-	tunnelStreamTimeout = 5 * 3600
-)
+//
+// Its timeouts are those of all GRE. pptp_expectfn sets others, of ten minutes and five hours,
+// but nf_conntrack_gre_packet takes those of the policy for a connection that is not confirmed
+// yet: in Linux 6.18 a tunnel has 30 seconds, and 180 once it is ASSURED.
 
 // expectTunnel enters the tunnel that x announces, for whoever uses it first (exp_gre).
 func (e *helpEnv) expectTunnel(m *helper.Message, x *helper.Expected) (told netip.AddrPort, err error) {
@@ -78,13 +75,6 @@ func (e *helpEnv) Hangup(*helper.Message) {
 // isTunnel reports whether a connection came by an announcement of PPTP.
 func isTunnel(c *flow.Conn, x *flow.Extra) bool {
 	return c.Key.L4.Proto() == flow.GRE && x.MasterHelper != 0
-}
-
-// tunnels are the trackers of tunnels.
-func tunnels(of *l4.Config) *l4.Config {
-	t := *of
-	t.Timeouts.GRE, t.Timeouts.GREStream = tunnelTimeout, tunnelStreamTimeout
-	return &t
 }
 
 // tie remembers an entry that ends when its master does.
