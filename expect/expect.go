@@ -66,7 +66,8 @@ type Expectation struct {
 type Follow struct {
 	On bool
 	// From is the only source that becomes Src: that of the master, as it is before
-	// translation. Others stay as they are (nf_nat_sip_expected).
+	// translation. Others stay as they are (nf_nat_sip_expected). The zero Addr stands for all
+	// sources (nf_nat_follow_master).
 	From, Src flow.Addr
 	// SrcPort is the port of Src, if it is not 0: a call id of GRE, which is not in packets of
 	// that direction.
@@ -81,7 +82,7 @@ func (f *Follow) Mapped(t flow.Tuple) flow.Tuple {
 	if !f.On {
 		return t
 	}
-	if t.Src == f.From {
+	if f.Takes(t.Src) {
 		t.Src = f.Src
 		if f.SrcPort != 0 {
 			t.L4 = t.L4&^0xffff | flow.L4(f.SrcPort)
@@ -91,6 +92,9 @@ func (f *Follow) Mapped(t flow.Tuple) flow.Tuple {
 	t.L4 = t.L4&^(0xffff<<16) | flow.L4(f.Port)<<16
 	return t
 }
+
+// Takes reports whether a source becomes Src.
+func (f *Follow) Takes(src flow.Addr) bool { return f.From == (flow.Addr{}) || src == f.From }
 
 // matches is nf_ct_tuple_mask_cmp.
 func (e *Expectation) matches(t *flow.Tuple) bool { return cover(t, &e.Tuple, e.Mask) }
@@ -227,10 +231,12 @@ func (t *Table) Find(tuple *flow.Tuple, now int64) *Expectation {
 }
 
 // Reserved reports whether the original tuple of another connection than the expected one
-// must not be tuple: whether it is expected, now or, being inactive, later.
-func (t *Table) Reserved(tuple *flow.Tuple, now int64) bool {
+// must not be tuple: whether it is expected, now or, being inactive, later. What the master
+// of expects does not count: of two ends that have announced where they are to be sent to,
+// one begins, and the answers are what the other has announced.
+func (t *Table) Reserved(tuple, of *flow.Tuple, now int64) bool {
 	for _, e := range t.near(tuple) {
-		if e.Expires > now && !e.gone.Load() && e.matches(tuple) {
+		if e.Master != *of && e.Expires > now && !e.gone.Load() && e.matches(tuple) {
 			return true
 		}
 	}

@@ -261,7 +261,7 @@ func TestPairs(t *testing.T) {
 		t.Errorf("%d are listed, %d counted, %+v, events %v", len(table.List(0)), table.Len(), table.Stats(), seen)
 	}
 	free := tuple("10.0.0.2", "10.0.0.1", 9, 4002)
-	if table.Find(&free, 1) != nil || table.Reserved(&free, 1) {
+	if table.Find(&free, 1) != nil || table.Reserved(&free, &flow.Tuple{}, 1) {
 		t.Error("one that was withdrawn is found")
 	}
 }
@@ -300,8 +300,11 @@ func TestReserved(t *testing.T) {
 	if err := table.Insert(0, 0, e); err != nil {
 		t.Fatal(err)
 	}
-	if table.Find(&comes, 1) != nil || !table.Reserved(&comes, 1) || table.Reserved(&comes, 300_000) {
+	if table.Find(&comes, 1) != nil || !table.Reserved(&comes, &flow.Tuple{}, 1) || table.Reserved(&comes, &flow.Tuple{}, 300_000) {
 		t.Error("not reserved, or to be used")
+	}
+	if table.Reserved(&comes, &master, 1) {
+		t.Error("reserved from another child of its master, whose answers may be just that")
 	}
 	if got := e.Follow.Mapped(comes); got != tuple("10.0.0.1", "10.0.0.2", 20, 7) {
 		t.Errorf("it becomes %v", got)

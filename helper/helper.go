@@ -21,6 +21,10 @@ type Helper struct {
 	// Tied says that the connections that its expectations became end when their master does
 	// (nf_conntrack_helper.destroy: pptp). Those of all others stay.
 	Tied bool
+	// Strangers says that connections which somebody else than the master's peer begins keep
+	// their source (nf_nat_sip_expected). Of all others they seem to come from the master's
+	// peer, as whom its other end knows (nf_nat_follow_master).
+	Strangers bool
 	// New makes the session of a connection that begins.
 	New func() Session
 }
@@ -167,8 +171,7 @@ type Env interface {
 	// One that is there already is renewed, and comes to the same again. An error says why
 	// there is none, and has been counted; the message is then to be left as it is. If it
 	// is refused by a limit or for want of a port, the packet is dropped (as nf_ct_helper
-	// does), so that it is sent again, and the Session is asked again; of a stream no more
-	// than three times, then it goes on as it is.
+	// does), so that it is sent again.
 	Expect(m *Message, x ...Expected) (told netip.AddrPort, err error)
 
 	// Forget removes the expectations of the connection in the given class that go to the

@@ -39,8 +39,8 @@ func sip() *Helper {
 			sipVideo:      {Name: "video", Max: 4, Timeout: 180},
 			sipImage:      {Name: "image", Max: 2, Timeout: 180},
 		},
-		Limit: sipLimit,
-		New:   func() Session { return new(sipSession) },
+		Limit: sipLimit, Strangers: true,
+		New: func() Session { return new(sipSession) },
 	}
 }
 

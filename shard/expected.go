@@ -65,7 +65,7 @@ func (t *transit) followMaster(m manip, now *flow.Tuple) *nat.Range {
 	switch {
 	case m == manipDst:
 		t.null = nat.Range{Min: f.Dst, Max: f.Dst, Addrs: true, MinPort: f.Port, MaxPort: f.Port, Ports: true}
-	case now.Src == f.From:
+	case f.Takes(now.Src):
 		t.null = nat.Range{Min: f.Src, Max: f.Src, Addrs: true, MinPort: f.SrcPort, MaxPort: f.SrcPort, Ports: f.SrcPort != 0}
 	default:
 		return nil
@@ -73,8 +73,8 @@ func (t *transit) followMaster(m manip, now *flow.Tuple) *nat.Range {
 	return &t.null
 }
 
-// reserved reports whether a reply tuple is one that a connection is expected with: no other
-// is to be mapped to it.
-func (s *Shard) reserved(reply *flow.Tuple) bool {
-	return s.cfg.Expect != nil && s.cfg.Expect.Len() > 0 && s.cfg.Expect.Reserved(reply, s.now)
+// reserved reports whether a reply tuple is one that a connection is expected with, by
+// another than the master of the one that is to have it: no other is to be mapped to it.
+func (s *Shard) reserved(reply, master *flow.Tuple) bool {
+	return s.cfg.Expect != nil && s.cfg.Expect.Len() > 0 && s.cfg.Expect.Reserved(reply, master, s.now)
 }

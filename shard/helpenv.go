@@ -110,9 +110,12 @@ func (e *helpEnv) expectation(m *helper.Message, x *helper.Expected) expect.Expe
 	s, c := e.s, m.Conn
 	from, peer := x.From, m.Dir.Other()
 	follow := expect.Follow{Dst: flow.AddrFrom(x.To.Addr()), Port: x.To.Port()}
+	kind := s.help.registry.Of(e.f.id, c.Proto, c.Family)
 	if conn := s.table.Conn(e.f.entry); conn.Status&(flow.SrcNAT|flow.DstNAT) != 0 {
-		follow.On = true
-		follow.From, follow.Src = c.Tuples[peer].Src, c.Tuples[m.Dir].Dst
+		follow.On, follow.Src = true, c.Tuples[m.Dir].Dst
+		if kind != nil && kind.Strangers {
+			follow.From = c.Tuples[peer].Src
+		}
 	}
 	if from.Addr() == c.Peer(m.Dir).Addr() { // as it knows itself
 		from = netip.AddrPortFrom(c.Self(peer).Addr(), from.Port())
@@ -138,7 +141,7 @@ func (e *helpEnv) expectation(m *helper.Message, x *helper.Expected) expect.Expe
 		n.Flags |= expect.Inactive
 	}
 	n.Expires = e.expires(maxLife)
-	if kind := s.help.registry.Of(e.f.id, c.Proto, c.Family); kind != nil && x.Class < len(kind.Classes) {
+	if kind != nil && x.Class < len(kind.Classes) {
 		class := &kind.Classes[x.Class]
 		n.Limit, n.Expires = class.Max, e.expires(class.Timeout)
 	}
