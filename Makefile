@@ -46,8 +46,6 @@ fuzz: ## every fuzz target for FUZZTIME
 	$(GO) test ./packet -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./shard -run '^$$' -fuzz FuzzDatagrams -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./shard -run '^$$' -fuzz FuzzForwarding -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
-	$(GO) test ./helper -run '^$$' -fuzz 'FuzzFlow$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
-	$(GO) test ./helper -run '^$$' -fuzz FuzzFlowModel -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./mirror -run '^$$' -fuzz FuzzMessages -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./engine -run '^$$' -fuzz FuzzReplay -fuzztime $(FUZZTIME) -fuzzminimizetime 2s
 	$(GO) test ./policy/syntax -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) -fuzzminimizetime 10x

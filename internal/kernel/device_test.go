@@ -14,6 +14,7 @@ import (
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/frag"
+	"github.com/xdpct/xdpct/helper"
 	"github.com/xdpct/xdpct/l4"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
@@ -205,6 +206,7 @@ type device struct {
 	family flow.Family
 	frags  *frag.Table[[]byte]
 	expect *expect.Table
+	checks packet.Checks
 	start  time.Time
 	last   shard.Verdict // on the last packet that was judged
 }
@@ -227,11 +229,13 @@ func newDevice(n int, l *lab, f flow.Family, rules string) (*device, error) {
 	routes, shared := labRoutes(l), nat.NewShared(n, n*conns, nat.Key{7, uint64(n)})
 	concern(shared, routes, parsed)
 	d.frags = frag.New(frag.Linux(), func([]byte, flow.Reason) {})
+	secret := flow.Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db, 0x8ebc6af09c88c6e3}
+	d.expect, d.checks = expect.New(4096, &secret), packet.Checks{Transport: true, Keys: new(flow.GREKeys)}
 	for i := range n {
 		s, err := shard.New(shard.Config{
-			L4: l4.Linux(), Checks: packet.Checks{Transport: true}, MaxConns: conns, Forwards: true, Translates: true,
+			L4: l4.Linux(), Checks: d.checks, Keys: d.checks.Keys, MaxConns: conns, Forwards: true, Translates: true,
 			Seed: 7 + uint64(i), Number: i, Shards: n, NAT: shared, Epoch: time.Now().UnixNano(),
-			Secret: flow.Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db, 0x8ebc6af09c88c6e3},
+			Secret: secret, Expect: d.expect, Helpers: helper.All(), HelpFlows: 100, HelpBytes: 1 << 20,
 		}, 0)
 		if err != nil {
 			d.close()
@@ -341,7 +345,7 @@ func (d *device) exchange(from Side, frames ...[]byte) (out [2][][]byte, err err
 	for _, f := range frames {
 		frame := append(make([]byte, 0, len(f)+64), f...) // rules may make it longer
 		var p [1]packet.Packet
-		p[0].Parse(frame, len(frame), packet.Checks{Transport: true})
+		p[0].Parse(frame, len(frame), d.checks)
 		p[0].In, p[0].Largest = int(from), 0
 		if p[0].VLAN != 0 { // no interface is for it
 			continue
@@ -411,7 +415,7 @@ func (d *device) fragment(p *packet.Packet, now int64, out *[2][][]byte) {
 	}
 	var q [1]packet.Packet
 	frame, _ := packet.Assemble(nil, pieces)
-	q[0].ParseWhole(frame, len(frame), int(pieces[0].L3), packet.Checks{Transport: true})
+	q[0].ParseWhole(frame, len(frame), int(pieces[0].L3), d.checks)
 	q[0].In = in
 	q[0].Largest, _ = packet.Largest(pieces)
 	d.judge(q[:], out)

@@ -178,7 +178,7 @@ var ftpScripts = []helperScript{
 		},
 		holds: func(w *world, at *place) string { return arrivedAt(w, at.client, 50000, 1) },
 	},
-	{ // a segment behind an edit is lost, and acknowledged selectively what came behind it
+	{ // a segment behind an edit is lost on its way from the router, and acknowledged selectively what came behind it
 		name: "ftp PORT and SACK", families: only4, helper: "ftp", proto: "tcp", port: 21,
 		run: func(w *world, at *place) {
 			c := ftpLogin(w, at)
@@ -187,8 +187,9 @@ var ftpScripts = []helperScript{
 			lost := "NOOP\r\n"
 			e := &c.ends[0]
 			seq := e.next()
-			c.segment(0, packet.Segment{Seq: seq + uint32(len(lost)), Ack: e.expects(), Flags: packet.ACK | packet.PSH, Payload: []byte("SYST\r\n")})
-			e.sent = append(e.sent, lost+"SYST\r\n"...)
+			w.lose = true
+			c.tell(0, lost)
+			c.tell(0, "SYST\r\n")
 			if gap := c.ends[1].sack; len(gap) == 2 {
 				o := &c.ends[1]
 				option := []byte{1, 1, 5, 10, byte(gap[0] >> 24), byte(gap[0] >> 16), byte(gap[0] >> 8), byte(gap[0]), byte(gap[1] >> 24), byte(gap[1] >> 16), byte(gap[1] >> 8), byte(gap[1])}

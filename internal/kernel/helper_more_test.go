@@ -43,6 +43,9 @@ func ircOffer(words string) func(w *world, at *place) {
 		w.look()
 		c.say(1, ":server NOTICE alice :sent\r\n")
 		d := w.dial("data", B, netip.AddrPortFrom(at.other, 41000), to)
+		if at.how == "dnat" { // shards whose address is only asked for may need another port for answers to come to them
+			w.drawAt(d.ends[1].peer)
+		}
 		ftpTransfer(w, d, 1)
 		c.say(0, "QUIT\r\n")
 		c.close()
@@ -154,7 +157,7 @@ var amandaScripts = []helperScript{
 
 var saneScripts = []helperScript{
 	{
-		name: "sane", families: both4and6, helper: "sane", proto: "tcp", port: 6566,
+		name: "sane", families: both4and6, helper: "sane", proto: "tcp", port: 6566, ownNAT: true,
 		run: func(w *world, at *place) {
 			c := w.dial("control", A, netip.AddrPortFrom(at.client, 40001), netip.AddrPortFrom(at.knows, 6566))
 			c.say(0, "\x00\x00\x00\x00\x01\x00\x00\x03\x00\x00\x00\x05user\x00") // SANE_NET_INIT
@@ -254,7 +257,12 @@ func pptpTunnel(w *world, at *place, first Side, client, clientAs, server, serve
 			if id, as, to := w.gre(A, at.client, at.knows, serverAs, "up"); as.IsValid() && (id != server || as != at.seen || to != at.server) {
 				w.wrong = append(w.wrong, fmt.Sprintf("the server of call %d gets call %d of %v to %v", server, id, as, to))
 			}
-		} else if id, as, to := w.gre(B, at.server, at.seen, clientAs, "down"); as.IsValid() && (id != client || as != at.knows || to != at.client) {
+			continue
+		}
+		if n == 0 && at.how != "none" { // pptp_expectfn looks for the expectation of the other direction by the translated tuple
+			w.stale = fmt.Sprintf("proto=47 src=%v ", at.client)
+		}
+		if id, as, to := w.gre(B, at.server, at.seen, clientAs, "down"); as.IsValid() && (id != client || as != at.knows || to != at.client) {
 			w.wrong = append(w.wrong, fmt.Sprintf("the client of call %d gets call %d of %v to %v", client, id, as, to))
 		}
 	}
