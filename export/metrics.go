@@ -98,6 +98,7 @@ func (s *Stats) metrics() []samples {
 		counter("xdpct_expectations_deleted_total", "Expectations that went, used or not.").of(s.Expectations.Deleted),
 		counter("xdpct_expectations_matched_total", "Connections that were expected.").of(s.Expectations.Matched),
 	)
+	all = append(all, s.Helpers.metrics()...)
 	all = append(all, s.ruleMetrics()...)
 	return append(all, s.listenerMetrics()...)
 }

@@ -94,6 +94,8 @@ type ExpectStats struct {
 type Stats struct {
 	Expectations ExpectStats `json:"expectations"`
 
+	Helpers HelperStats `json:"helpers"`
+
 	Shards []ShardStats `json:"shards"`
 	Ports  []PortStats  `json:"ports"`
 
@@ -139,6 +141,7 @@ func (s *Stats) WriteText(w io.Writer, all bool) error {
 		fmt.Fprintf(w, "nat\t%s\n", pairs(all, "claims", n.Claims, "room", n.Room, "full", n.Full,
 			"sources_room", n.SourcesRoom, "sources_forgotten", n.SourcesForgotten))
 	}
+	s.Helpers.writeText(w, all)
 	for _, l := range s.Listeners {
 		fmt.Fprintf(w, "clients=%s\t%s\n", l.Name, pairs(all, "open", l.Open, "accepted", l.Accepted, "refused", l.Refused, "evicted", l.Evicted))
 	}

@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"perf/netlab":   {},
 	"perf/wire":     {"flow", "rx", "engine", "perf/netlab"},
 	"perf/suite":    {"rx", "engine", "perf", "perf/wire"},
-	"cmd/xdpct":     {"flow", "packet", "shard", "l4", "expect", "nat", "rx", "rx/capture", "engine", "export", "control", "conntrack", "policy", "policy/syntax", "perf", "perf/netlab", "perf/wire"},
+	"cmd/xdpct":     {"flow", "packet", "helper", "shard", "l4", "expect", "nat", "rx", "rx/capture", "engine", "export", "control", "conntrack", "policy", "policy/syntax", "perf", "perf/netlab", "perf/wire"},
 
 	"internal":           {},
 	"internal/testenv":   {},

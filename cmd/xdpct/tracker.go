@@ -9,6 +9,7 @@ import (
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/export"
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/helper"
 	"github.com/xdpct/xdpct/shard"
 )
 
@@ -130,6 +131,7 @@ func (t *tracker) Stats(ctx context.Context) (export.Stats, error) {
 	out.Expectations = export.ExpectStats(t.ExpectStats())
 	sum := st.Total()
 	addNamed(&out, &sum)
+	out.Helpers = helperStats(&sum.Help)
 	return out, nil
 }
 
@@ -146,6 +148,21 @@ func shardStats(i int, s shard.Stats) export.ShardStats {
 			r[flow.ReasonICMPErrorAddress] + r[flow.ReasonICMPRedirect],
 		Packets: s.Packets, Bytes: s.Bytes, Entries: uint64(s.Conns), Max: uint64(s.MaxConns), Expired: s.Table.Expired,
 		MaxProbes: s.Table.MaxProbes(),
+	}
+}
+
+func helperStats(h *shard.HelpStats) export.HelperStats {
+	named := func(names []string, counts []uint64) map[string]uint64 {
+		m := map[string]uint64{}
+		for i, n := range counts {
+			m[names[i]] = n
+		}
+		return m
+	}
+	return export.HelperStats{
+		Flows: uint64(h.Now), Bytes: uint64(h.Bytes), Read: h.Flows, Full: h.Full, Picked: h.Picked,
+		Messages: h.Messages, Edits: h.Edits, Passed: h.Passed,
+		Off: named(helper.OffNames[:], h.Off[:]), Refused: named(helper.RefusedNames[:], h.Expects[:]),
 	}
 }
 
