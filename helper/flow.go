@@ -260,7 +260,7 @@ func (f *Flow) early(c *Conn, s *stream, seq uint32, payload []byte) Result {
 func (f *Flow) again(s *stream, seq uint32, payload []byte) Result {
 	end := seq + uint32(len(payload))
 	var held []byte
-	if s.held && (before(s.read, end) || len(payload) == 0 && seq == s.next()) {
+	if s.held && before(s.read, end) {
 		if before(s.read, seq) {
 			held = s.buf[:seq-s.read]
 		}

@@ -556,3 +556,24 @@ func TestFlowAllocates(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestLookahead: a session that looks at what follows a message may end one in bytes that are
+// held already, or have gone on already.
+func TestLookahead(t *testing.T) {
+	h := *lineHelper
+	h.New = func() Session {
+		return sessionFunc(func(m *Message) (int, error) {
+			if n := strings.IndexByte(string(m.Data), '\n') + 1; n > 0 && n+2 <= len(m.Data) {
+				return n, nil
+			}
+			return 0, nil
+		})
+	}
+	k := newTalk(t, translated(), &h)
+	k.says(1000, "a\nb", "helper_held")
+	k.says(1003, "c", "1000 a\n+1")
+	k = newTalk(t, translated(), &h)
+	k.says(1000, "a\nb", "helper_held")
+	k.says(1000, "a\nb", "1000 a\nb")
+	k.says(1003, "c\nd", "1003 c\nd")
+}
