@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 	"github.com/xdpct/xdpct/perf/netlab"
 )
 
-var routers = flag.String("router", "kernel", "who routes: kernel, xdpct, or both, one after the other")
+var routers = flag.String("router", "xdpct", "who routes: xdpct, kernel, or both, the kernel first")
 
 const (
 	clientIP, clientIP6 = "10.71.0.2", "2001:db8:71::2"
@@ -64,9 +65,9 @@ const allHelpers = "-A PREROUTING -i lan -p tcp --dport 21 -j CT --helper ftp\n-
 // helpers6 are those that are read over IPv6, too.
 const helpers6 = "-A PREROUTING -i lan -p tcp --dport 21 -j CT --helper ftp\n-A PREROUTING -i lan -p udp --dport 69 -j CT --helper tftp\n"
 
-func newLab(t *testing.T, who string) *lab {
+func newLab(t *testing.T, who, bin string) *lab {
 	t.Helper()
-	l := &lab{t: t, dir: t.TempDir(), who: who}
+	l := &lab{t: t, dir: t.TempDir(), who: who, bin: bin}
 	must(t, os.Chmod(l.dir, 0o755)) // servers that give up being root read files there
 	var relayed *netlab.NS
 	for _, n := range []struct {
@@ -108,13 +109,19 @@ func (l *lab) routeByKernel() {
 	l.load(allHelpers, helpers6)
 }
 
+// build makes the program, without its profile, so that packages which tests have compiled
+// are not compiled again.
+func build(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "xdpct")
+	if out, err := exec.Command("go", "build", "-pgo=off", "-o", bin, "github.com/xdpct/xdpct/cmd/xdpct").CombinedOutput(); err != nil {
+		t.Fatalf("building the program: %v\n%s", err, out)
+	}
+	return bin
+}
+
 // routeByXDPCT has xdpct route.
 func (l *lab) routeByXDPCT() {
-	l.bin = filepath.Join(l.dir, "xdpct")
-	out, err := exec.Command("go", "build", "-pgo=off", "-o", l.bin, "github.com/xdpct/xdpct/cmd/xdpct").CombinedOutput()
-	if err != nil {
-		l.t.Fatalf("building the program: %v\n%s", err, out)
-	}
 	config := "mode: router\nshards: 2\ncontrol: " + l.socket() + "\nrules: {ipv4: rules.v4, ipv6: rules.v6}\nports:\n  - interface: lan\n  - interface: wan\n  - interface: poor\nsettings: {nf_conntrack_max: 20000}\n"
 	must(l.t, os.WriteFile(filepath.Join(l.dir, "xdpct.yaml"), []byte(config), 0o600))
 	l.writeRules(allHelpers, helpers6)
@@ -221,12 +228,12 @@ func (l *lab) file(name string, size int) []byte {
 // relay carries frames between two interfaces, and loses and reorders some while it is told
 // to.
 type relay struct {
-	poor   chan int // one frame in this many is lost, and one is held back; 0: none
-	errors chan error
+	poor       chan int // one frame in this many is lost, and one is held back; 0: none
+	lost, late atomic.Int64
 }
 
 func newRelay(t *testing.T, ns *netlab.NS) *relay {
-	r := &relay{poor: make(chan int), errors: make(chan error, 1)}
+	r := &relay{poor: make(chan int)}
 	var ends [2]*netlab.Raw
 	for i, name := range []string{"a", "b"} {
 		var err error
@@ -257,6 +264,7 @@ func newRelay(t *testing.T, ns *netlab.NS) *relay {
 					}
 					wait = 0
 					if every > 0 && dice.IntN(every) == 0 {
+						r.lost.Add(1)
 						continue
 					}
 					if every > 0 && held[from] == nil && dice.IntN(every) == 0 {
@@ -267,6 +275,7 @@ func newRelay(t *testing.T, ns *netlab.NS) *relay {
 					if h := held[from]; h != nil && dice.IntN(3) == 0 {
 						_ = ends[from^1].Send(h)
 						held[from] = nil
+						r.late.Add(1)
 					}
 				}
 				if h := held[from]; h != nil && every == 0 {

@@ -18,13 +18,17 @@ func TestPrograms(t *testing.T) {
 	if *routers == "both" {
 		all = []string{"kernel", "xdpct"}
 	}
+	bin := ""
+	if all[len(all)-1] == "xdpct" {
+		bin = build(t)
+	}
 	for _, who := range all {
 		t.Run(who, func(t *testing.T) {
 			for _, c := range []struct {
 				name string
 				test func(*testing.T, *lab)
 			}{{"ftp", testFTP}, {"tftp", testTFTP}, {"irc", testIRC}, {"sip", testSIP}, {"pptp", testPPTP}} {
-				t.Run(c.name, func(t *testing.T) { c.test(t, newLab(t, who)) })
+				t.Run(c.name, func(t *testing.T) { c.test(t, newLab(t, who, bin)) })
 			}
 		})
 	}
