@@ -319,3 +319,31 @@ func TestReserved(t *testing.T) {
 		t.Error("it is still there")
 	}
 }
+
+// TestRenew: an expectation that is confirmed lives on, is active, and is the same one to
+// those outside.
+func TestRenew(t *testing.T) {
+	table := New(10, &secret)
+	events := 0
+	table.Observe = func(flow.EventKind, *Expectation) { events++ }
+	master, comes := tuple("10.0.0.1", "10.0.0.2", 1000, 5060), tuple("10.0.0.2", "10.0.0.1", 20, 2000)
+	e := ftp(master, 2000)
+	e.Flags, e.Expires = Inactive|Permanent, 1000
+	if err := table.Insert(7, 0, e); err != nil {
+		t.Fatal(err)
+	}
+	if table.Renew(&comes, 9000, func(*Expectation) bool { return true }) || table.Renew(&master, 9000, func(*Expectation) bool { return false }) {
+		t.Error("one of nobody is renewed")
+	}
+	if !table.Renew(&master, 9000, func(x *Expectation) bool { return x.Tuple.L4.Dst() == 2000 }) {
+		t.Fatal("not renewed")
+	}
+	for range 2 {
+		if m, ok := table.Match(&comes, 5000); !ok || m.Mark != 7 {
+			t.Errorf("%v %v", m, ok)
+		}
+	}
+	if x := table.List(5000); len(x) != 1 || x[0].Flags != Permanent || x[0].Expires != 9000 || table.Len() != 1 || events != 1 {
+		t.Errorf("%+v, %d counted, %d events", x, table.Len(), events)
+	}
+}
