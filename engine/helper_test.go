@@ -86,13 +86,20 @@ func TestRouterHelper(t *testing.T) {
 }
 
 func testRouterHelper(t *testing.T, queues int) {
+	// Neither port is one that translation may use at the router's address, so the command is
+	// another one there: of 61000, which has a digit more than the first and one less than the
+	// other.
+	port := 32768
+	if queues == 2 {
+		port = 33001
+	}
 	s := newSiteOf(t, queues, helperRules, "", nil)
 	file := bytes.Repeat([]byte("a file "), 20000)
 	read := serveActive(t, s.server, file)
 	var c net.Conn
 	var l net.Listener
 	if err := s.client.Do(func() (err error) {
-		if l, err = net.Listen("tcp4", clientIP+":0"); err == nil {
+		if l, err = net.Listen("tcp4", fmt.Sprintf("%s:%d", clientIP, port)); err == nil {
 			c, err = net.DialTimeout("tcp", serverIP+":21", testenv.Patience)
 		}
 		return err
@@ -111,7 +118,6 @@ func testRouterHelper(t *testing.T, queues int) {
 		}
 	}
 	expectReply("220")
-	port := l.Addr().(*net.TCPAddr).Port
 	for i := range 8 {
 		fmt.Fprintf(c, "PORT 10,50,0,2,%d,%d\r\n", port>>8, port&255)
 		data, err := l.Accept()
@@ -139,6 +145,9 @@ func testRouterHelper(t *testing.T, queues int) {
 		if r.Status&(flow.Expected|flow.DstNAT) == flow.Expected|flow.DstNAT {
 			children++
 		}
+		if r.Orig.L4.Dst() == 21 && r.Status&flow.SeqAdjust == 0 {
+			t.Errorf("the control connection is %v", r.Status)
+		}
 		return nil
 	}); err != nil {
 		t.Fatal(err)
@@ -152,5 +161,43 @@ func testRouterHelper(t *testing.T, queues int) {
 	}
 	if sum := st.Total(); sum.Help.Edits != 8 || sum.Help.Now != 1 {
 		t.Errorf("%+v", sum.Help)
+	}
+}
+
+// TestRouterHelperFragments: a message in a datagram that comes in fragments is rewritten as a
+// whole, and leaves in fragments.
+func TestRouterHelperFragments(t *testing.T) {
+	const rules = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p udp -m udp --dport 5060 -j CT --helper sip\nCOMMIT\n" +
+		"*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n"
+	s := newSiteOf(t, 2, rules, "", nil)
+	var c, l net.PacketConn
+	if err := s.server.Do(func() (err error) { l, err = net.ListenPacket("udp4", serverIP+":5060"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := s.client.Do(func() (err error) { c, err = net.ListenPacket("udp4", clientIP+":5060"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = l.SetDeadline(testenv.Deadline())
+	sdp := "v=0\r\no=a 1 1 IN IP4 10.50.0.2\r\ns=-\r\nc=IN IP4 10.50.0.2\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\na=x:" + strings.Repeat("y", 2500) + "\r\n"
+	invite := "INVITE sip:b@192.0.2.2 SIP/2.0\r\nVia: SIP/2.0/UDP 10.50.0.2:5060;branch=z9hG4bK1\r\nFrom: <sip:a@10.50.0.2>;tag=1\r\n" +
+		"To: <sip:b@192.0.2.2>\r\nCall-ID: 1@a\r\nCSeq: 1 INVITE\r\nContact: <sip:a@10.50.0.2:5060>\r\nContent-Type: application/sdp\r\n" +
+		fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(sdp), sdp)
+	to := &net.UDPAddr{IP: net.ParseIP(serverIP), Port: 5060}
+	if _, err := c.WriteTo([]byte(invite), to); err != nil {
+		t.Fatal(err)
+	}
+	var b [8000]byte
+	n, from, err := l.ReadFrom(b[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := string(b[:n])
+	if host(t, from.String()).String() != wanIP || strings.Contains(got, clientIP) || !strings.Contains(got, "c=IN IP4 "+wanIP) || !strings.Contains(got, strings.Repeat("y", 2500)) {
+		t.Fatalf("from %v the server reads %q", from, got)
+	}
+	if xs, _ := s.e.Expectations(context.Background()); len(xs) < 2 {
+		t.Errorf("%d are expected", len(xs))
 	}
 }
