@@ -1,13 +1,18 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/frag"
+	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
+	"github.com/xdpct/xdpct/policy"
+	"github.com/xdpct/xdpct/policy/syntax"
 	"github.com/xdpct/xdpct/rx/capture"
 	"github.com/xdpct/xdpct/shard"
 )
@@ -21,13 +26,32 @@ type Replay struct {
 	pkt    [1]packet.Packet
 	out    [1]shard.Verdict
 	frags  *frag.Table[*capture.Frame]
+	expect *expect.Table
 	whole  []byte // the datagram that the last fragment completed
 	passed []*capture.Frame
 	zone   flow.ZoneID
 }
 
+// ReplayOptions are what the packets of a replay pass besides the tracker. The zero
+// ReplayOptions are nothing.
+type ReplayOptions struct {
+	// IPv4 and IPv6 are rules as a bridge has them, nil for none: all frames come in by an
+	// interface "in" and would leave by one "out". Table nat is an error: a capture shows one
+	// side of a translation.
+	IPv4, IPv6 *syntax.Ruleset
+	// Helpers give connections helpers by the port of their server, where there are no rules.
+	Helpers []shard.Assignment
+	// Expected, if not nil, is told of every expectation that comes or goes.
+	Expected func(k flow.EventKind, e *expect.Expectation)
+}
+
 // NewReplay makes a tracker of n shards. Close it.
 func NewReplay(s Settings, n int, z Zoning) (*Replay, error) {
+	return NewReplayWith(s, n, z, ReplayOptions{})
+}
+
+// NewReplayWith is NewReplay with rules or helpers.
+func NewReplayWith(s Settings, n int, z Zoning, o ReplayOptions) (*Replay, error) {
 	if n < 1 || n > MaxShards {
 		return nil, fmt.Errorf("%d shards: must be 1..%d", n, MaxShards)
 	}
@@ -41,15 +65,37 @@ func NewReplay(s Settings, n int, z Zoning) (*Replay, error) {
 	}
 	cfg := s.shardConfig(n, &replaySecret, &z)
 	r.checks.Keys = cfg.Keys
+	r.expect, cfg.Expect.Observe = cfg.Expect, o.Expected
+	prog, err := o.program()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Forwards, cfg.Assign = prog != nil, o.Helpers
 	for range n {
 		sh, err := shard.New(cfg, 0)
 		if err != nil {
 			r.Close()
 			return nil, err
 		}
+		if prog != nil {
+			sh.SetForwarding(&shard.Forwarding{Rules: prog})
+		}
 		r.shards = append(r.shards, sh)
 	}
 	return r, nil
+}
+
+// program compiles the rules, nil if there are none.
+func (o *ReplayOptions) program() (*policy.Program, error) {
+	if o.IPv4 == nil && o.IPv6 == nil {
+		return nil, nil
+	}
+	for _, r := range []*syntax.Ruleset{o.IPv4, o.IPv6} {
+		if r != nil && r.Table("nat") != nil {
+			return nil, errors.New("table nat: a capture shows one side of a translation, and cannot be translated")
+		}
+	}
+	return policy.Compile(o.IPv4, o.IPv6, []string{"in", "out"}, nat.Key{1}, nil)
 }
 
 // AcceptPartial accepts checksums that only cover the pseudo header, as captures
@@ -97,7 +143,9 @@ func (r *Replay) Frame(f *capture.Frame) (*packet.Packet, shard.Verdict) {
 	s := r.shards[shard.Home(p.Hash, len(r.shards))]
 	for !s.Tick(r.now) {
 	}
+	p.In = 0
 	s.Process(r.pkt[:], r.out[:])
+	s.TakeOwn() // answers of a bridge are no frames of the capture
 	if r.out[0].Action != shard.Accept {
 		r.passed = r.passed[:0]
 	}
@@ -169,6 +217,9 @@ func (r *Replay) SetTime(t time.Time) { r.now = max(r.now, t.UnixMilli()) }
 
 // Now returns the time of the last frame.
 func (r *Replay) Now() time.Time { return time.UnixMilli(r.now).UTC() }
+
+// Expectations returns the expectations that there are at Now, oldest first.
+func (r *Replay) Expectations() []expect.Expectation { return r.expect.List(r.now) }
 
 // Records returns the connections that are alive at Now, ordered by their
 // original tuples.

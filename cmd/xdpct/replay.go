@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/xdpct/xdpct/engine"
+	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/export"
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/packet"
@@ -27,6 +28,9 @@ type replayOptions struct {
 	shards                  int
 	settings                engine.Settings
 	format                  export.Format
+	rules, rules6           string
+	helpers                 []shard.Assignment
+	expect                  bool
 }
 
 func replayCommand() *cobra.Command {
@@ -55,7 +59,9 @@ A capture that is broken is replayed up to the break; the error names the file
 and the frame.`,
 		Example: `  xdpct replay web.pcap
   xdpct replay --verdicts --set nf_conntrack_tcp_loose=0 part1.pcapng.gz part2.pcapng.gz
-  xdpct replay --out passed.pcap mixed.pcap`,
+  xdpct replay --out passed.pcap mixed.pcap
+  xdpct replay --helper tcp/21=ftp --expect ftp.pcap
+  xdpct replay --rules rules.v4 --verdicts mixed.pcap`,
 		Args: args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, files []string) error { return o.run(cmd.OutOrStdout(), files) },
 	}
@@ -66,6 +72,10 @@ and the frame.`,
 	f.IntVar(&o.shards, "shards", 1, "number of shards; verdicts depend on it only where a shard's share of nf_conntrack_max is full")
 	f.BoolVar(&o.partial, "partial-checksums", false, "accept checksums that the sending host left to its device")
 	f.BoolVarP(&o.format.Extended, "extended", "e", false, "begin lines with the layer 3 protocol, as conntrack -o extended")
+	f.StringVar(&o.rules, "rules", "", "let the packets pass the rules of `FILE`, as a bridge does whose frames come in by \"in\" and leave by \"out\"; what is dropped is not in --out")
+	f.StringVar(&o.rules6, "rules6", "", "the same for IPv6, as ip6tables-save prints them")
+	f.Var(helperFlag{&o.helpers}, "helper", "have a helper read the connections to a port, as tcp/21=ftp; may be given several times")
+	f.BoolVar(&o.expect, "expect", false, "print the expectations of helpers, as they come and go, instead of the final table")
 	f.Var(profileFlag{&o.settings}, "profile", "begin with the timeouts of a profile, linux or rfc; give it before --set")
 	f.Var(settingsFlag{&o.settings}, "set", "change a setting; see 'xdpct settings'")
 	return cmd
@@ -88,8 +98,18 @@ func (o *replayOptions) run(stdout io.Writer, files []string) (err error) {
 	if o.shards < 1 || o.shards > engine.MaxShards {
 		return usageError{fmt.Errorf("--shards %d: must be 1..%d", o.shards, engine.MaxShards)}
 	}
-	r, err := engine.NewReplay(o.settings, o.shards, engine.Zoning{})
+	rules, err := o.readRules()
 	if err != nil {
+		return err
+	}
+	var w *bufio.Writer
+	var r *engine.Replay
+	if o.expect {
+		rules.Expected = func(k flow.EventKind, e *expect.Expectation) {
+			_, _ = fmt.Fprintf(w, "%s\n", export.AppendExpectationEvent(nil, k, e, r.Now().UnixMilli()))
+		}
+	}
+	if r, err = engine.NewReplayWith(o.settings, o.shards, engine.Zoning{}, rules); err != nil {
 		return err
 	}
 	defer r.Close()
@@ -103,7 +123,7 @@ func (o *replayOptions) run(stdout io.Writer, files []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, sink.Close()) }()
-	w := bufio.NewWriterSize(text, 1<<16)
+	w = bufio.NewWriterSize(text, 1<<16)
 	defer func() { err = errors.Join(err, w.Flush()) }()
 
 	var broken error
@@ -113,7 +133,10 @@ func (o *replayOptions) run(stdout io.Writer, files []string) (err error) {
 			broken = errors.Join(broken, err)
 		}
 	}
-	if !o.verdicts {
+	if o.expect {
+		r.Expectations() // those that have ended are told
+	}
+	if !o.verdicts && !o.expect {
 		if err := o.printTable(w, r); err != nil {
 			return err
 		}
