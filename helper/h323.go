@@ -21,7 +21,9 @@ func ras() *Helper {
 	return &Helper{
 		ID: rasID, Protos: []flow.Proto{flow.UDP}, IPv4: true, IPv6: true,
 		Classes: []Class{{Max: 32, Timeout: h323Timeout}},
-		New:     func() Session { return new(rasSession) },
+		// Who calls is known as itself (ip_nat_q931_expect).
+		Strangers: true,
+		New:       func() Session { return new(rasSession) },
 	}
 }
 

@@ -77,6 +77,12 @@ func TestSIPCall(t *testing.T) {
 		}
 		for port, client := range told {
 			for i := range uint16(2) {
+				if i == 1 { // what is told of a call is nobody's else, right behind its first packet too
+					other, _ := b.through(inside, udp(hostOf(1, 99), serverIP, port+1, 7001))
+					if from, _ := ends(t, other[0]); from.Port() == port+1 {
+						t.Errorf("another connection has port %d", port+1)
+					}
+				}
 				out, v := b.through(outside, udp(serverIP, publicIP, 7000+i, port+i))
 				if len(out) != 1 || v.State != flow.Related {
 					t.Fatalf("%d shards, port %d: %v %v %v", shards, port+i, v.State, v.Action, v.Reason)

@@ -73,6 +73,17 @@ func (t *transit) followMaster(m manip, now *flow.Tuple) *nat.Range {
 	return &t.null
 }
 
+// master returns the original tuple of the connection that u was expected by, the zero Tuple if
+// it was not.
+func (u *unconfirmed) master() *flow.Tuple {
+	if u.conn.Status&flow.Expected == 0 { // the Extra may be that of an earlier connection
+		return &noMaster
+	}
+	return &u.extra.Master
+}
+
+var noMaster flow.Tuple
+
 // reserved reports whether a reply tuple is one that a connection is expected with, by
 // another than the master of the one that is to have it: no other is to be mapped to it.
 func (s *Shard) reserved(reply, master *flow.Tuple) bool {

@@ -64,7 +64,7 @@ func (b *binding) Take(reply *flow.Tuple, hard bool) bool {
 	want.L4 = want.L4.WithZone(b.t.p.Zone.In(flow.Reply))
 	key, flipped := want.Canonical()
 	hash := key.Hash(&s.cfg.Secret)
-	if b.has(&key, flipped, hash, hard) || s.reserved(&want, &b.t.un.extra.Master) {
+	if b.has(&key, flipped, hash, hard) || s.reserved(&want, b.t.un.master()) {
 		return false
 	}
 	switch {
