@@ -2,7 +2,6 @@ package shard
 
 import (
 	"github.com/xdpct/xdpct/flow"
-	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/packet"
 	"github.com/xdpct/xdpct/route"
 )
@@ -55,8 +54,8 @@ func (r *redirects) exhausted(to flow.Addr) bool {
 // sender could have sent it to the next hop itself (__mkroute_input, ip6_forward).
 func (s *Shard) redirectDue(t *transit) bool {
 	p, hop, routes := t.p, &t.hop, s.forward.Routes
-	if hop.Out != p.In || nat.Applies(t.status(), t.v.Dir, true) || nat.Applies(t.status(), t.v.Dir, false) {
-		return false // netfilter drops redirects of translated connections
+	if hop.Out != p.In {
+		return false
 	}
 	if p.Family == flow.IPv6 {
 		return true
@@ -74,7 +73,7 @@ func (s *Shard) sendRedirect(t *transit) {
 		return
 	}
 	f, p := &s.forward, t.p
-	if !p.Answerable() || !f.redirects.allow(t.routed.src, s.now) {
+	if !f.redirects.allow(t.routed.src, s.now) || !p.Answerable() {
 		return
 	}
 	to, _ := p.Addrs()
@@ -88,6 +87,18 @@ func (s *Shard) sendRedirect(t *transit) {
 	if d, ok := p.AppendError(f.room(), hop.Src, redirect, host, info, &t.options, t); ok {
 		s.sendAnswer(t, f.keep(d), hop)
 	}
+}
+
+// redirectOfTranslated reports whether translation refuses a redirect of our own for what it
+// does, or may yet do, to its connection (nf_nat_icmp_reply_translation): the host must not
+// go around the router that translates. Of a connection that begins the source is not mapped
+// before POSTROUTING, so if there are rules for translation its first packet is told of no
+// better next hop whatever they say. Redirects of IPv6 belong to no connection.
+func (s *Shard) redirectOfTranslated(o *transit) bool {
+	if o.view.Conn == nil || o.p.Family != flow.IPv4 || o.p.Kind != packet.Error || !o.p.IsRedirect() {
+		return false
+	}
+	return o.status()&(flow.SrcNAT|flow.DstNAT) != 0 || o.ref.at == begun && s.forward.Rules.NAT(flow.IPv4)
 }
 
 // redirectLimits hold IPv6 redirects back, about a destination and to a host

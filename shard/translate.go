@@ -71,6 +71,9 @@ func (s *Shard) natHook(t *transit, m manip) flow.Reason {
 // natOutput undoes for a datagram of our own what was done to the destination of the
 // packet that it answers, and routes it anew if it did (ip_route_me_harder).
 func (s *Shard) natOutput(o *transit) flow.Reason {
+	if s.redirectOfTranslated(o) {
+		return flow.ReasonNATRedirect
+	}
 	if !nat.Applies(o.status(), o.v.Dir, manipDst.source()) {
 		return flow.NoReason
 	}

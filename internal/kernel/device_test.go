@@ -29,9 +29,10 @@ import (
 type lab struct {
 	mtu [2]int // of the interfaces, by side; 0: 1500
 	// remote says that there is a default route, by host 1 of side B.
-	remote bool
-	realms bool // the routes to host narrowHost have realms: 5 on side A, 7/6 (of a source, of a destination) on side B
-	narrow int  // MTU of the routes to host narrowHost of either side; 0: that of the interface
+	remote    bool
+	realms    bool // the routes to host narrowHost have realms: 5 on side A, 7/6 (of a source, of a destination) on side B
+	redirects bool // the router sends redirects, those of IPv6 too
+	narrow    int  // MTU of the routes to host narrowHost of either side; 0: that of the interface
 }
 
 // narrowHost is the host to which a route with an MTU of its own may lead.
@@ -98,6 +99,12 @@ func newLinux(l *lab, f flow.Family, rules string, sysctls map[string]string, le
 		k.o.Close()
 		return nil, err
 	}
+	if l.redirects {
+		if err := k.o.Loud(); err != nil {
+			k.close()
+			return nil, err
+		}
+	}
 	if rules != "" {
 		if err := k.o.RestoreBy(k.program(), rules); err != nil {
 			k.close()
@@ -114,6 +121,9 @@ func makeLinux(l *lab, f flow.Family, sysctls map[string]string) (*Oracle, error
 	}
 	for _, dev := range []string{"r0", "r1"} { // no neighbour is given up while a router is used: errors about it would come at any time
 		all["net/ipv4/neigh/"+dev+"/retrans_time_ms"], all["net/ipv6/neigh/"+dev+"/retrans_time_ms"] = "3600000", "3600000"
+	}
+	if l.redirects {
+		all["net/ipv4/conf/all/send_redirects"] = "1"
 	}
 	for k, v := range sysctls {
 		all[k] = v
@@ -209,6 +219,7 @@ type device struct {
 	checks packet.Checks
 	start  time.Time
 	last   shard.Verdict // on the last packet that was judged
+	loud   bool          // redirects of IPv6 are sent
 }
 
 func newDevice(n int, l *lab, f flow.Family, rules string) (*device, error) {
@@ -225,7 +236,7 @@ func newDevice(n int, l *lab, f flow.Family, rules string) (*device, error) {
 		return nil, badRules(err, rules)
 	}
 	const conns = 1 << 13
-	d := &device{prog: prog, family: f, start: time.Now()}
+	d := &device{prog: prog, family: f, start: time.Now(), loud: l.redirects}
 	routes, shared := labRoutes(l), nat.NewShared(n, n*conns, nat.Key{7, uint64(n)})
 	concern(shared, routes, parsed)
 	d.frags = frag.New(frag.Linux(), func([]byte, flow.Reason) {})
@@ -285,7 +296,7 @@ func (d *device) save() (string, error) {
 func labRoutes(l *lab) *route.Table {
 	var ifs []route.Interface
 	for s := range Side(2) {
-		ifs = append(ifs, route.Interface{Name: fmt.Sprintf("r%d", s), Up: true, MTU: l.mtuOf(s), MAC: RouterMAC(s), Addrs: []netip.Prefix{
+		ifs = append(ifs, route.Interface{Name: fmt.Sprintf("r%d", s), Up: true, MTU: l.mtuOf(s), MAC: RouterMAC(s), SendRedirects: l.redirects, SharedMedia: true, Addrs: []netip.Prefix{
 			netip.PrefixFrom(s.Host(254, flow.IPv4), 24), netip.PrefixFrom(s.Host(254, flow.IPv6), 48),
 			netip.PrefixFrom(s.linkLocal(), 64),
 		}})
@@ -382,7 +393,7 @@ func (d *device) judge(p []packet.Packet, out *[2][][]byte) {
 // take sends what a shard itself has to say, but for redirects of IPv6 (see Oracle.Clear).
 func (d *device) take(s *shard.Shard, out *[2][][]byte) {
 	for _, o := range s.TakeOwn() {
-		if redirect := o.Datagram[0]>>4 == 6 && o.Datagram[6] == 58 && o.Datagram[40] == 137; o.Hop.Known && !redirect {
+		if redirect := o.Datagram[0]>>4 == 6 && o.Datagram[6] == 58 && o.Datagram[40] == 137; o.Hop.Known && (d.loud || !redirect) {
 			out[o.Out] = append(out[o.Out], packet.AppendEthernet(nil, packet.MAC(o.Hop.DstMAC), packet.MAC(o.Hop.SrcMAC), bytes.Clone(o.Datagram)))
 		}
 	}

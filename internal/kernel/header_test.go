@@ -337,7 +337,7 @@ func timeless(frame []byte) []byte {
 	noTime(d)
 	n := int(d[0]&15) * 4
 	switch {
-	case d[9] == 1 && len(d) > n && (d[n] == 3 || d[n] == 11 || d[n] == 12):
+	case d[9] == 1 && len(d) > n && (d[n] == 3 || d[n] == 5 || d[n] == 11 || d[n] == 12):
 		noTime(d[n+8:])
 		clear(d[n+2 : n+4])
 		clear(d[4:6])

@@ -226,6 +226,16 @@ func (o *Oracle) Clear() error {
 	return o.Flush()
 }
 
+// Loud undoes what Clear does about ICMPv6 redirects, until it is called again.
+func (o *Oracle) Loud() error {
+	conn, err := nftables.New(nftables.WithNetNSFd(o.router.FD()))
+	if err != nil {
+		return err
+	}
+	conn.DelTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "quiet"})
+	return conn.Flush()
+}
+
 // Settle waits until the router sends nothing of its own any more.
 func (o *Oracle) Settle() {
 	for quiet := 0; quiet < 3; {
