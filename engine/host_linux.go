@@ -239,7 +239,7 @@ func openTUN(nl *netlink.Handle) (*tun, error) {
 		err = d.descriptor()
 	}
 	if err == nil {
-		err = errors.Join(d.set("accept_local", "1"), nl.LinkSetUp(link))
+		err = errors.Join(d.set("accept_local", "1"), d.set("accept_redirects", "0"), d.deafen6(), nl.LinkSetUp(link))
 	}
 	if err == nil {
 		// An interface without an address has no reverse path at all for the loose
@@ -266,6 +266,17 @@ func (d *tun) descriptor() error {
 
 func (d *tun) set(key, value string) error {
 	return os.WriteFile(filepath.Join("/proc/sys/net/ipv4/conf", d.name, key), []byte(value), 0o644)
+}
+
+// deafen6 keeps the host from routes and addresses that what comes by the device would give
+// it: it has no link with a router on it. A host without IPv6 needs nothing.
+func (d *tun) deafen6() (err error) {
+	for _, key := range []string{"accept_redirects", "accept_ra"} {
+		if e := os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", d.name, key), []byte("0"), 0o644); !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
 }
 
 // admit lets everything in that xdpct delivers: it came in by another interface, whose

@@ -87,10 +87,48 @@ func (r *router) warn() {
 		// advertisements those of a router (RFC 4861 section 7.2.5).
 		{"net.ipv6.conf.all.forwarding", "sysctl -w net.ipv6.conf.all.forwarding=0, and then net.ipv6.conf.IFACE.forwarding=1 for each interface with IPv6 hosts"},
 	} {
-		if b, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(k.name, ".", "/")); err == nil && len(b) > 0 && b[0] != '0' {
+		if switchedOn(k.name) {
 			r.e.log.Warn("the kernel forwards packets, too: what does not pass xdpct passes no rules of its", "sysctl", k.name, "remedy", k.remedy)
 		}
 	}
+	for _, p := range r.e.ports {
+		for _, remedy := range redirectsHeeded(p.ifi.Name, switchedOn) {
+			r.e.log.Warn("the host heeds ICMP redirects: whoever is on the link of a port may say where what the host sends goes", "port", p.ifi.Name, "remedy", remedy)
+		}
+	}
+}
+
+// switchedOn reports whether a sysctl is there and not 0. A dot in the name of an interface
+// is a slash in that of the sysctl, as sysctl(8) has it.
+func switchedOn(name string) bool {
+	b, err := os.ReadFile("/proc/sys/" + strings.Map(func(c rune) rune {
+		switch c {
+		case '.':
+			return '/'
+		case '/':
+			return '.'
+		}
+		return c
+	}, name))
+	return err == nil && len(b) > 0 && b[0] != '0'
+}
+
+// redirectsHeeded returns what to do so that the host heeds no ICMP redirects that come by an
+// interface, nothing if it heeds none. A host that does not forward by an interface heeds
+// them if either sysctl says so, one that does if both do (IN_DEV_RX_REDIRECTS); with IPv6
+// only what forwards nothing heeds any (rt6_do_redirect).
+func redirectsHeeded(ifname string, on func(sysctl string) bool) (remedies []string) {
+	name := strings.ReplaceAll(ifname, ".", "/")
+	v4, v6 := "net.ipv4.conf."+name+".", "net.ipv6.conf."+name+"."
+	const all = "net.ipv4.conf.all.accept_redirects"
+	one := v4 + "accept_redirects"
+	if a, o := on(all), on(one); a && o || (a || o) && !on(v4+"forwarding") {
+		remedies = append(remedies, "sysctl -w "+all+"=0 "+one+"=0")
+	}
+	if one := v6 + "accept_redirects"; on(one) && !on(v6+"forwarding") {
+		remedies = append(remedies, "sysctl -w "+one+"=0")
+	}
+	return remedies
 }
 
 // names returns the names of the interfaces of a Table.
