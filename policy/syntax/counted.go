@@ -58,7 +58,7 @@ func (r *Counted) WriteTo(w io.Writer, counters bool) error {
 			if r.chains != nil {
 				count = r.chains[chain+i]
 			}
-			if _, err := fmt.Fprintf(b, ":%s %s [%d:%d]\n", quote(c.Name), c.Policy, count.Packets, count.Bytes); err != nil {
+			if _, err := fmt.Fprintf(b, ":%s %s [%d:%d]\n", chainName(c.Name), c.Policy, count.Packets, count.Bytes); err != nil {
 				return err
 			}
 			first[i] = rule

@@ -75,6 +75,16 @@ func split(line string) (words []token, bad *Error) {
 	return words, nil
 }
 
+// chainName returns the name of a chain as iptables-save prints it: as it is. One that would
+// not be read back that way, which iptables-restore does not take from iptables-save either,
+// is quoted.
+func chainName(s string) string {
+	if strings.ContainsAny(s, "\" \t\r") {
+		return quote(s)
+	}
+	return s
+}
+
 // quote returns a word as iptables-save prints it (xtables_save_string).
 func quote(s string) string {
 	plain := s != ""

@@ -96,7 +96,7 @@ func (r *Rule) Text(chain string) string {
 		return r.text
 	}
 	var b strings.Builder
-	b.WriteString("-A " + quote(chain))
+	b.WriteString("-A " + chainName(chain))
 	r.Base.write(&b)
 	for _, m := range r.Matches {
 		b.WriteString(" -m " + m.Name())
@@ -104,9 +104,9 @@ func (r *Rule) Text(chain string) string {
 	}
 	switch {
 	case r.Goto:
-		b.WriteString(" -g " + quote(r.Jump))
+		b.WriteString(" -g " + chainName(r.Jump))
 	case r.Jump != "":
-		b.WriteString(" -j " + quote(r.Jump))
+		b.WriteString(" -j " + chainName(r.Jump))
 	case r.Target != nil:
 		b.WriteString(" -j " + r.Target.Name())
 		writeAll(&b, r.Target)
