@@ -239,7 +239,7 @@ func (e *Engine) attach(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error
 		steer = rx.SteerRouted
 	}
 	prog, err := rx.LoadProgram(&ifi, queues[:min(ifi.Queues, len(queues))], rx.ProgramOptions{
-		Steer: steer, MaxFrame: e.umem.MaxFrame(), Mode: e.cfg.XDP, Promiscuous: e.cfg.Mode == Bridge,
+		Steer: steer, MaxFrame: e.umem.MaxFrame(), Mode: e.cfg.XDP, Promiscuous: e.cfg.Mode != Router,
 	})
 	if err != nil {
 		return nil, err
