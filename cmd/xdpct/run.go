@@ -129,7 +129,7 @@ func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFu
 	if ready != nil {
 		ready()
 	}
-	go reload(ctx, e, hup, log) // reading many rules takes seconds, and the end does not wait for it
+	go reload(ctx, e, &cfg, hup, log) // reading many rules takes seconds, and the end does not wait for it
 	select {
 	case <-ctx.Done():
 		log.Info("stopping")
@@ -139,13 +139,20 @@ func serve(ctx context.Context, cfg engine.Config, log *slog.Logger, open openFu
 	}
 }
 
-// reload reads the rules again at each signal, until ctx ends.
-func reload(ctx context.Context, e *engine.Engine, hup <-chan os.Signal, log *slog.Logger) {
+// reload reads the rules again at each signal, until ctx ends. The rest of the configuration
+// is in force as it was at the start; that its file says something else now is warned about.
+func reload(ctx context.Context, e *engine.Engine, cfg *engine.Config, hup <-chan os.Signal, log *slog.Logger) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-hup:
+		}
+		switch changed, err := cfg.Changed(); {
+		case err != nil:
+			log.Warn("only files of rules are read again, and the configuration cannot be compared with what is in force", "error", err)
+		case len(changed) > 0:
+			log.Warn("only files of rules are read again: these keys of the configuration have changed since the start, and take a restart", "keys", changed)
 		}
 		err := e.Reload()
 		switch {
@@ -153,7 +160,7 @@ func reload(ctx context.Context, e *engine.Engine, hup <-chan os.Signal, log *sl
 		case err != nil:
 			log.Error("the rules stay as they are", "error", err)
 		default:
-			log.Info("rules reloaded")
+			log.Info("rules reloaded", "files", cfg.Rules.Files())
 		}
 	}
 }
