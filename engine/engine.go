@@ -160,6 +160,10 @@ func (e *Engine) lookupPorts() (shards int, err error) {
 		}
 		e.ports = append(e.ports, &port{configured: pc.Interface, ifi: ifi})
 	}
+	if cpus := allowedCPUs(); len(cpus) > 0 && shards > len(cpus) {
+		e.log.Warn("more shards than CPUs: shards that share one wait for each other, and frames that are handed over between them may be lost (handover_full)",
+			"shards", shards, "cpus", len(cpus), "remedy", fmt.Sprintf("shards: %d, and no more receive queues (ethtool -L)", len(cpus)))
+	}
 	if shards > MaxShards {
 		return 0, fmt.Errorf("%d receive queues: at most %d are supported", shards, MaxShards)
 	}

@@ -71,6 +71,7 @@ func TestStartWarns(t *testing.T) {
 		{"tap of a host's interface", "link add p type veth peer name q;addr add 10.0.0.1/24 dev p;link set p up", func(*Config) {}, "cannot be reached"},
 		{"tap", "link add p type veth peer name q;link set p up", func(*Config) {}, ""},
 		{"a driver without XDP", "link add p type bridge;link set p up", func(*Config) {}, "generic mode"},
+		{"more shards than CPUs", "link add p type veth peer name q;link set p up", func(c *Config) { c.Shards = len(allowedCPUs()) + 1 }, "more shards than CPUs"},
 		{"generic mode that is asked for", "link add p type bridge;link set p up", func(c *Config) { c.XDP = rx.ModeGeneric }, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
