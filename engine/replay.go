@@ -30,6 +30,9 @@ type Replay struct {
 	whole  []byte // the datagram that the last fragment completed
 	passed []*capture.Frame
 	zone   flow.ZoneID
+
+	partial uint64        // see Partial
+	probe   packet.Packet // of what is asked besides
 }
 
 // ReplayOptions are what the packets of a replay pass besides the tracker. The zero
@@ -102,6 +105,22 @@ func (o *ReplayOptions) program() (*policy.Program, error) {
 // taken on the sending host have them.
 func (r *Replay) AcceptPartial() { r.checks.Partial = true }
 
+// Partial returns how many frames were INVALID only because their checksums cover the
+// pseudo header and no more: see AcceptPartial.
+func (r *Replay) Partial() uint64 { return r.partial }
+
+// notePartial counts a frame of that kind.
+func (r *Replay) notePartial(p *packet.Packet, f *capture.Frame) {
+	if p.Reason != flow.ReasonL4Checksum {
+		return
+	}
+	checks := r.checks
+	checks.Partial = true
+	if f.Parse(&r.probe, checks); r.probe.Reason != flow.ReasonL4Checksum {
+		r.partial++
+	}
+}
+
 // Close frees the tracker's memory.
 func (r *Replay) Close() {
 	for _, s := range r.shards {
@@ -132,6 +151,7 @@ func (r *Replay) Frame(f *capture.Frame) (*packet.Packet, shard.Verdict) {
 	r.frags.Expire(r.now)
 	p := &r.pkt[0]
 	f.Parse(p, r.checks)
+	r.notePartial(p, f)
 	r.prepare(p)
 	r.passed = append(r.passed[:0], f)
 	if p.Kind == packet.Fragmented {

@@ -38,7 +38,7 @@ func replayCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay [flags] CAPTURE...",
 		Short: "Run captures through the tracker and print the final table",
-		Long: `Read pcap and pcapng captures (Ethernet, raw IP, Linux cooked; also gzipped),
+		Long: `Read pcap and pcapng captures (Ethernet, raw IP, Linux cooked, PPP, loopback; also gzipped),
 one after the other, with the capture's own time as the clock, and print the
 connections that are alive at the end as 'list' does.
 
@@ -56,14 +56,17 @@ With --verdicts print one JSON object for each frame instead:
   reason   why it was dropped, is INVALID or was ignored
 
 A capture that is broken is replayed up to the break; the error names the file
-and the frame.`,
+and the frame. One with frames of another link type is an error, too. That frames have
+checksums that a device was to complete is said on stderr: see --partial-checksums.`,
 		Example: `  xdpct replay web.pcap
   xdpct replay --verdicts --set nf_conntrack_tcp_loose=0 part1.pcapng.gz part2.pcapng.gz
   xdpct replay --out passed.pcap mixed.pcap
   xdpct replay --helper tcp/21=ftp --expect ftp.pcap
   xdpct replay --rules rules.v4 --verdicts mixed.pcap`,
 		Args: args(cobra.MinimumNArgs(1)),
-		RunE: func(cmd *cobra.Command, files []string) error { return o.run(cmd.OutOrStdout(), files) },
+		RunE: func(cmd *cobra.Command, files []string) error {
+			return o.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), files)
+		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.verdicts, "verdicts", false, "print a verdict for each frame instead of the final table")
@@ -94,7 +97,7 @@ type frameVerdict struct {
 	Reason  string   `json:"reason"`
 }
 
-func (o *replayOptions) run(stdout io.Writer, files []string) (err error) {
+func (o *replayOptions) run(stdout, stderr io.Writer, files []string) (err error) {
 	if o.shards < 1 || o.shards > engine.MaxShards {
 		return usageError{fmt.Errorf("--shards %d: must be 1..%d", o.shards, engine.MaxShards)}
 	}
@@ -135,6 +138,9 @@ func (o *replayOptions) run(stdout io.Writer, files []string) (err error) {
 	}
 	if o.expect {
 		r.Expectations() // those that have ended are told
+	}
+	if p := r.Partial(); p > 0 {
+		fmt.Fprintf(stderr, "xdpct: %d of %d frames are INVALID (l4_checksum) because the host they were captured on left their checksums to its device; --partial-checksums accepts them\n", p, n)
 	}
 	if !o.verdicts && !o.expect {
 		if err := o.printTable(w, r); err != nil {
@@ -200,14 +206,16 @@ func (o *replayOptions) replayFile(r *engine.Replay, name string, n *int, w *buf
 	}
 	defer in.Close()
 	enc := json.NewEncoder(w)
+	var foreign foreignFrames
 	for {
 		var f capture.Frame
 		if err := in.Next(&f); errors.Is(err, io.EOF) {
-			return nil
+			return foreign.err(name)
 		} else if err != nil {
 			return err
 		}
 		*n++
+		foreign.count(f.Link)
 		p, v := r.Frame(&f)
 		for _, passed := range r.Passed() {
 			if err := sink.write(passed); err != nil {
@@ -220,6 +228,30 @@ func (o *replayOptions) replayFile(r *engine.Replay, name string, n *int, w *buf
 			}
 		}
 	}
+}
+
+// foreignFrames counts frames of link types that nothing is known of.
+type foreignFrames struct {
+	n    int
+	link capture.LinkType // of the first
+}
+
+func (f *foreignFrames) count(l capture.LinkType) {
+	if l.Understood() {
+		return
+	}
+	if f.n == 0 {
+		f.link = l
+	}
+	f.n++
+}
+
+// err is the error of a file that has such frames, or nil.
+func (f *foreignFrames) err(name string) error {
+	if f.n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: %d frames were not read: their link type (%d) is none of Ethernet, raw IP, Linux cooked, PPP and loopback", name, f.n, f.link)
 }
 
 func describe(n int, f *capture.Frame, p *packet.Packet, v shard.Verdict, r *engine.Replay) frameVerdict {

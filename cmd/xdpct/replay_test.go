@@ -278,3 +278,64 @@ func TestReplayOverLength(t *testing.T) {
 		t.Errorf("%d connections, tcpdump sees %d packets:\n%s", n, want, said)
 	}
 }
+
+// TestReplayForeignLink: frames of a link type that nothing is known of are an error that
+// names it, not an empty table.
+func TestReplayForeignLink(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "wifi.pcap")
+	const wifi = 105 // LINKTYPE_IEEE802_11
+	w, err := capture.Create(name, wifi)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if err := w.Write(&capture.Frame{N: i + 1, Time: time.Unix(1700000000, 0), Data: make([]byte, 60), Wire: 60, Link: wifi}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, errOut, code := runCLI(t, "replay", name)
+	if want := name + ": 3 frames were not read: their link type (105)"; code != 1 || !strings.Contains(errOut, want) {
+		t.Errorf("exit code %d, %q, want %q", code, errOut, want)
+	}
+}
+
+// TestReplayPartial: checksums that were left to a device are named on stderr, and what is
+// to be done; those that are wrong in another way are not.
+func TestReplayPartial(t *testing.T) {
+	ip := packet.IP{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2")}
+	var pseudo uint32 // RFC 768: addresses, protocol and length
+	d := packet.AppendUDP(nil, ip, 1000, 53, []byte("question"))
+	for i := 12; i < 20; i += 2 {
+		pseudo += uint32(binary.BigEndian.Uint16(d[i:]))
+	}
+	pseudo += 17 + uint32(len(d)-20)
+	pseudo = pseudo&0xffff + pseudo>>16
+	for _, c := range []struct {
+		sum  uint16
+		said bool
+	}{{uint16(pseudo), true}, {uint16(pseudo) + 1, false}} {
+		binary.BigEndian.PutUint16(d[26:], c.sum)
+		name := filepath.Join(t.TempDir(), "partial.pcap")
+		w, err := capture.Create(name, capture.LinkRaw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Write(&capture.Frame{N: 1, Time: time.Unix(1700000000, 0), Data: d, Wire: len(d), Link: capture.LinkRaw}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		out, errOut, code := runCLI(t, "replay", name)
+		if said := strings.Contains(errOut, "1 of 1 frames") && strings.Contains(errOut, "--partial-checksums"); said != c.said || code != 0 || out != "" {
+			t.Errorf("checksum %#x: exit code %d, %q, %q", c.sum, code, out, errOut)
+		}
+		out, errOut, _ = runCLI(t, "replay", "--partial-checksums", name)
+		if (out != "") != c.said || errOut != "" {
+			t.Errorf("checksum %#x, --partial-checksums: %q, %q", c.sum, out, errOut)
+		}
+	}
+}

@@ -51,6 +51,15 @@ const (
 	LinkSLL2     LinkType = 276
 )
 
+// Understood reports whether Parse understands the link type.
+func (l LinkType) Understood() bool {
+	switch l {
+	case LinkNull, LinkEthernet, LinkPPP, linkRawBSD, linkRawOpen, LinkRaw, LinkLoop, LinkSLL, LinkIPv4, LinkIPv6, LinkSLL2:
+		return true
+	}
+	return false
+}
+
 // Parse parses the frame into p, by its link type. A link type that is not
 // listed here carries nothing that is tracked.
 func (f *Frame) Parse(p *packet.Packet, checks packet.Checks) {
