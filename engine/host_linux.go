@@ -29,8 +29,8 @@ type hostPorts struct {
 
 // hostPorts returns the ports that translation may use: those that are configured, or
 // all but those that the host picks from by itself (ip_local_port_range); and in any
-// case none that a socket is bound to. A TCP socket that does not listen counts if its
-// port is of those.
+// case none that a socket is bound to. A TCP socket that has a peer counts if its port is of
+// those.
 func (r *router) hostPorts() (*hostPorts, error) {
 	h := &hostPorts{}
 	s := &h.free
@@ -55,23 +55,13 @@ func (r *router) hostPorts() (*hostPorts, error) {
 	for _, g := range ranges {
 		s.Add(g.Lo, g.Hi)
 	}
-	for _, f := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		tcp, err := r.nl.SocketDiagTCP(f)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return nil, fmt.Errorf("listing sockets: %w", err)
+	err := eachSocket(func(k socket) {
+		if !k.passing || s.Has(k.proto, k.port) {
+			taken(k.proto, k.port)
 		}
-		for _, k := range tcp {
-			if k.State == netlink.TCP_LISTEN || s.Has(flow.TCP, k.ID.SourcePort) {
-				taken(flow.TCP, k.ID.SourcePort)
-			}
-		}
-		udp, err := r.nl.SocketDiagUDP(f)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return nil, fmt.Errorf("listing sockets: %w", err)
-		}
-		for _, k := range udp {
-			taken(flow.UDP, k.ID.SourcePort)
-		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	return h, nil
 }

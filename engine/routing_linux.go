@@ -47,7 +47,7 @@ func (e *Engine) openRouter() (r *router, err error) {
 		return r, err
 	}
 	err = e.inNamespace(func() (err error) {
-		if r.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_INET_DIAG); err != nil {
+		if r.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return fmt.Errorf("opening netlink: %w", err)
 		}
 		if r.host.ports, err = r.hostPorts(); err != nil {
