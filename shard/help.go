@@ -137,7 +137,7 @@ func (s *Shard) unhelp(i uint32) {
 
 // helpedFlow returns what the helper of the connection in an entry knows; nil if none reads it.
 func (s *Shard) helpedFlow(i uint32) *helped {
-	if len(s.help.flows) == 0 {
+	if len(s.help.flows) == 0 || !s.table.Conn(i).Extended() { // a helper is kept in what few connections have
 		return nil
 	}
 	return s.help.flows[i]

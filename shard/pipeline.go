@@ -83,8 +83,7 @@ func (s *Shard) pass(p *packet.Packet, n int, v *Verdict) {
 		v.refuse(flow.ReasonOtherHost)
 		return
 	}
-	if p.Kind == packet.Data && !p.HasOptions() && (!f.rawBusy[p.Family.Index()] || s.knownPlain(p, n)) {
-		i, hit := s.table.Lookup(&s.batch, n, &p.Key, p.Flipped, s.time())
+	if i, hit, ahead := s.lookAhead(p, n); ahead {
 		ref := s.track(p, v, &t.un, i, hit)
 		if ref.at == inTable && own && s.shortcut(p, v, ref.entry) {
 			return

@@ -53,20 +53,27 @@ func (s *Shard) code(pa path, in int) *policy.Code {
 	return nil
 }
 
-// knownPlain reports whether the rules for a packet are known to be nothing but
-// counters, those of table raw included: then they need not be asked before the
-// connection is known.
-func (s *Shard) knownPlain(p *packet.Packet, n int) bool {
-	if p.Zone.Dirs != 0 {
-		return false
+// lookAhead looks for the connection of packet n of the batch, before any rule is asked.
+// ahead is false if table raw has to be asked first, about what conntrack is to do: unless
+// the rules for the packet, those of raw included, are known to be nothing but counters.
+func (s *Shard) lookAhead(p *packet.Packet, n int) (i uint32, hit, ahead bool) {
+	if p.Kind != packet.Data || p.HasOptions() {
+		return 0, false, false
 	}
-	i, ok := s.table.Lookup(&s.batch, n, &p.Key, p.Flipped, s.time())
-	if !ok {
-		return false
+	busy := s.forward.rawBusy[p.Family.Index()]
+	if busy && p.Zone.Dirs != 0 {
+		return 0, false, false
+	}
+	i, hit = s.table.Lookup(&s.batch, n, &p.Key, p.Flipped, s.time())
+	if !busy {
+		return i, hit, true
+	}
+	if !hit {
+		return 0, false, false
 	}
 	pa, _ := s.path(s.table.Conn(i), i, s.table.Direction(i, &p.Key, p.Flipped))
 	c := s.code(pa, p.In)
-	return c != nil && c.Plain
+	return i, true, c != nil && c.Plain
 }
 
 // shortcut forwards a packet of the connection in entry, which has been tracked, past
