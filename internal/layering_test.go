@@ -39,7 +39,7 @@ var mayImport = map[string][]string{
 	"mirror":        {"flow", "route"},
 	"policy":        {"flow", "packet", "nat", "policy/syntax"},
 	"policy/syntax": {"flow", "packet"},
-	"perf":          {"flow", "packet", "l4", "table", "nat", "policy", "policy/syntax", "shard", "rx", "engine"},
+	"perf":          {"flow", "packet", "l4", "table", "nat", "policy", "policy/syntax", "shard", "expect", "helper", "rx", "engine"},
 	"perf/netlab":   {},
 	"perf/wire":     {"flow", "rx", "engine", "perf/netlab"},
 	"perf/suite":    {"rx", "engine", "perf", "perf/wire"},

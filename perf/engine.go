@@ -121,8 +121,14 @@ func newEngineRun(load EngineLoad, i int) (e *engineRun, err error) {
 	if load.Work == Flood {
 		cfg.Observe = e.observe
 	}
+	if load.controls > 0 {
+		helping(&cfg)
+	}
 	if e.shard, err = shard.New(cfg, 0); err != nil {
 		return e, err
+	}
+	if load.rules != nil {
+		e.shard.SetForwarding(&shard.Forwarding{Rules: load.rules})
 	}
 	if e.umem, err = rx.NewUMEM(chunks, chunkSize); err != nil {
 		return e, err

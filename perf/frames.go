@@ -41,6 +41,7 @@ type generator struct {
 	// templates by protocol, class and direction
 	templates map[flow.Proto][][2][]byte
 	tcp       []tcpEnds // by connection
+	controls  bool      // TCP says something in FTP
 	turn      []uint8   // by connection: the direction of its next frame
 }
 
@@ -55,7 +56,17 @@ func newGenerator(l *EngineLoad, conns int) *generator {
 	if l.Mix {
 		g.proto = mixed
 	}
-	if l.Mix || l.Proto == flow.TCP {
+	if l.controls > 0 {
+		others := g.proto
+		g.controls = true
+		g.proto = func(n int) flow.Proto {
+			if n < l.controls {
+				return flow.TCP
+			}
+			return others(n)
+		}
+	}
+	if l.Mix || l.Proto == flow.TCP || g.controls {
 		g.tcp = make([]tcpEnds, conns)
 	}
 	g.sizes = []int{l.Size}
@@ -94,7 +105,11 @@ func (g *generator) template(p flow.Proto, size, dir int) []byte {
 	var d []byte
 	switch p {
 	case flow.TCP:
-		d = packet.AppendTCP(nil, ip, sport, dport, packet.Segment{Flags: packet.ACK, Window: 65535, Payload: payload(20)})
+		data := payload(20)
+		if g.controls && len(data) > 0 {
+			data = []byte(ftpLines[dir])
+		}
+		d = packet.AppendTCP(nil, ip, sport, dport, packet.Segment{Flags: packet.ACK, Window: 65535, Payload: data})
 	case flow.UDP:
 		d = packet.AppendUDP(nil, ip, sport, dport, payload(8))
 	case flow.ICMP:

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/xdpct/xdpct/flow"
+	"github.com/xdpct/xdpct/policy"
 )
 
 // Order is how packets pick their connections.
@@ -44,7 +45,9 @@ type EngineLoad struct {
 	// NewRate is the share of packets of New that begin a connection, 0..1.
 	NewRate  float64
 	Checksum bool
-	forwards bool // rules will be set
+	forwards bool            // rules will be set
+	rules    *policy.Program // in force from the first packet on, nil: none
+	controls int             // the first connections are FTP control connections
 	Duration time.Duration
 }
 

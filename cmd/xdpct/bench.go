@@ -23,6 +23,7 @@ type benchFlags struct {
 	ip                           int
 	load                         perf.EngineLoad
 	rules                        []int
+	helpers                      int
 	onWire                       wireFlags
 }
 
@@ -47,6 +48,7 @@ others on the same wires by turns. Needs root.`,
   xdpct bench --pps --lifecycle
   xdpct bench --pps --flood syn
   xdpct bench --pps --rules 10,1000,10000
+  xdpct bench --pps --helpers
   xdpct bench --pps --wire --compare kernel
   xdpct bench --pps --wire --mode tap --flows 1000 --compare kernel,xdp_drop
   xdpct bench --pps --wire --ndr`,
@@ -83,6 +85,8 @@ others on the same wires by turns. Needs root.`,
 	f.StringVar(&b.flood, "flood", "", "syn or udp: first packets while the table is full, half of it ASSURED")
 	f.BoolVar(&b.load.Checksum, "checksum", false, "verify transport checksums, as where the card does not")
 	f.IntSliceVar(&b.rules, "rules", nil, "numbers of firewall rules: what an established packet costs with them, and without (100,000 connections if --flows does not say)")
+	f.IntVar(&b.helpers, "helpers", 0, "number of FTP control connections that a helper reads: what it costs all others, and nothing else (1000 if no number is given)")
+	f.Lookup("helpers").NoOptDefVal = "1000"
 	b.onWire.register(f)
 	f.BoolVar(&b.wire, "wire", false, "on veth pairs instead of in memory")
 	return cmd
@@ -122,6 +126,9 @@ func (b *benchFlags) engine(cmd *cobra.Command) error {
 	if len(b.rules) > 0 {
 		return b.ruleCost(cmd)
 	}
+	if b.helpers != 0 {
+		return b.helperCost(cmd)
+	}
 	r, err := perf.EngineBeside(b.load)
 	if err != nil {
 		return err
@@ -147,6 +154,19 @@ func (b *benchFlags) ruleCost(cmd *cobra.Command) error {
 		}
 		r.WriteText(cmd.OutOrStdout())
 	}
+	return nil
+}
+
+// helperCost is the measurement of helpers.
+func (b *benchFlags) helperCost(cmd *cobra.Command) error {
+	r, err := perf.HelperCost(b.load, b.helpers)
+	if err != nil {
+		return err
+	}
+	if b.asJSON {
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
+	}
+	r.WriteText(cmd.OutOrStdout())
 	return nil
 }
 
