@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/nat"
 	"github.com/xdpct/xdpct/policy"
@@ -37,12 +39,33 @@ func readRules(name string, f flow.Family) (*syntax.Ruleset, error) {
 	if name == "" {
 		return nil, nil
 	}
-	file, err := os.Open(name)
+	file, err := openRegular(name)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
 	return syntax.Parse(file, name, f)
+}
+
+// openRegular opens a file that is read again while frames flow. What is no regular file is
+// refused, but for /dev/null, which is an empty one: a FIFO would be waited for, by whoever
+// asked for the rules and all who come after, or be taken for no rules.
+func openRegular(name string) (*os.File, error) {
+	file, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		if null, e := os.Stat(os.DevNull); e != nil || !os.SameFile(info, null) {
+			err = &os.PathError{Op: "open", Path: name, Err: errors.New("not a regular file")}
+		}
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	return file, nil
 }
 
 // all returns the rulesets that there are.

@@ -133,7 +133,7 @@ func confine(cfg *engine.Config, log *slog.Logger) error {
 		if name == "" {
 			continue
 		}
-		f, err := os.Open(name)
+		f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // it may be a FIFO by now
 		if errors.Is(err, os.ErrPermission) {
 			log.Warn("SIGHUP will not be able to read this file: it belongs to another user, and the capability to read it is dropped", "file", name)
 		}
