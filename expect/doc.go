@@ -8,9 +8,13 @@
 // atomic load; else it reads a list that is never changed, only replaced (the
 // chains are immutable slices behind atomic pointers). An expectation ends by a
 // compare-and-swap of a flag in it: one that is used once two shards cannot both
-// have. That is all that packets do (Match, RemoveMaster, SetMark), so they take no
-// lock. Whoever inserts, lists or expires takes a mutex, unlinks what has ended, and
-// tells Observe of it.
+// have. So finding, using up, withdrawing, and going with a master take no lock.
+//
+// Whoever inserts, renews, lists or expires takes a mutex, unlinks what has ended, and
+// tells Observe of it. Packets do that too, but only those in which a helper reads an
+// announcement. What it costs them does not grow with the table: chains are by
+// destination and by master, both with a secret hash; announcers have a count; what
+// expires next is on top of a heap.
 //
 // # Rules
 //

@@ -261,7 +261,7 @@ func TestPairs(t *testing.T) {
 		t.Errorf("%d are listed, %d counted, %+v, events %v", len(table.List(0)), table.Len(), table.Stats(), seen)
 	}
 	free := tuple("10.0.0.2", "10.0.0.1", 9, 4002)
-	if table.Find(&free, 1) != nil || table.Reserved(&free, &flow.Tuple{}, 1) {
+	if _, ok := table.Find(&free, 1); ok || table.Reserved(&free, &flow.Tuple{}, 1) {
 		t.Error("one that was withdrawn is found")
 	}
 }
@@ -300,7 +300,7 @@ func TestReserved(t *testing.T) {
 	if err := table.Insert(0, 0, e); err != nil {
 		t.Fatal(err)
 	}
-	if table.Find(&comes, 1) != nil || !table.Reserved(&comes, &flow.Tuple{}, 1) || table.Reserved(&comes, &flow.Tuple{}, 300_000) {
+	if _, ok := table.Find(&comes, 1); ok || !table.Reserved(&comes, &flow.Tuple{}, 1) || table.Reserved(&comes, &flow.Tuple{}, 300_000) {
 		t.Error("not reserved, or to be used")
 	}
 	if table.Reserved(&comes, &master, 1) {

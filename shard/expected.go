@@ -41,11 +41,11 @@ func (s *Shard) childElsewhere(p *packet.Packet) (owner int, ok bool) {
 		return 0, false
 	}
 	t := p.Tuple()
-	x := s.cfg.Expect.Find(&t, s.now)
-	if x == nil || !x.Follow.On {
+	follow, ok := s.cfg.Expect.Find(&t, s.now)
+	if !ok || !follow.On {
 		return 0, false
 	}
-	reply, ok := x.Follow.Mapped(t).Invert()
+	reply, ok := follow.Mapped(t).Invert()
 	if !ok {
 		return 0, false
 	}
