@@ -2,6 +2,7 @@ package helper
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -304,7 +305,7 @@ func (m *model) transit(p modelPacket) {
 	m.look(p)
 	before, on := m.budget.Stats, m.f.Off() == nil
 	r := m.f.Segment(m.c, m.env, p.d, p.seq, p.payload)
-	if on && m.f.Off() == ErrEdits { // its expectation is there, and comes to nothing
+	if on && errors.Is(m.f.Off(), ErrEdits) { // its expectation is there, and comes to nothing
 		delete(m.env.edited[p.d], m.env.last[p.d])
 	}
 	if f, b := m.budget.Used(); f != 1 || b < 0 || m.f.Off() == nil && len(m.f.streams[p.d].buf) > lineHelper.Limit {
@@ -502,7 +503,7 @@ func (m *model) finish() {
 
 // judge compares what was received with what is to be.
 func (m *model) judge() {
-	if err := m.f.Off(); err == ErrGap && !m.lost || err == ErrConflict || err == ErrMidstream {
+	if err := m.f.Off(); errors.Is(err, ErrGap) && !m.lost || errors.Is(err, ErrConflict) || errors.Is(err, ErrMidstream) {
 		m.t.Fatalf("%v, %+v", err, m.budget.Stats)
 	}
 	for d := range m.hosts {

@@ -61,7 +61,7 @@ func (k *talk) expected(n int) {
 
 func (k *talk) off(err error) {
 	k.t.Helper()
-	if k.f.Off() != err || err != nil && k.b.Stats.Off[indexOf(offErrors[:], err)] != 1 {
+	if !errors.Is(k.f.Off(), err) || err != nil && k.b.Stats.Off[indexOf(offErrors[:], err)] != 1 {
 		k.t.Errorf("off: %v, not %v; %+v", k.f.Off(), err, k.b.Stats)
 	}
 }
