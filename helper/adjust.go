@@ -48,9 +48,10 @@ type adjust struct {
 	edited  bool   // there has been an edit
 }
 
-// seen notes that the sender has sent up to end.
+// seen notes that the sender has sent up to end. What lies further ahead than any window is
+// wide it has not sent.
 func (a *adjust) seen(end uint32) {
-	if !a.started || before(a.top, end) {
+	if !a.started || before(a.top, end) && end-a.top < farEnough {
 		a.top, a.started = end, true
 	}
 	for len(a.log) > 0 && a.top-a.log[0].end() > farEnough && !before(a.top, a.log[0].end()) {

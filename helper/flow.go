@@ -160,10 +160,11 @@ func (f *Flow) Sack(d flow.Direction, left, right uint32) (l, r uint32) {
 }
 
 // Begin says that the first byte of direction d is seq: the number behind the SYN. Without it
-// nothing is read. A SYN sent again changes nothing, another one does until there was data.
+// nothing is read. A SYN sent again changes nothing, another one does until there was data or
+// the other side has acknowledged it.
 func (f *Flow) Begin(d flow.Direction, seq uint32) {
 	s := &f.streams[d]
-	if s.begun && (s.read != s.start || len(s.buf) > 0 || len(s.ahead) > 0) {
+	if s.begun && (s.adj.heard || s.read != s.start || len(s.buf) > 0 || len(s.ahead) > 0) {
 		return
 	}
 	s.begun, s.start, s.read = true, seq, seq
@@ -224,12 +225,14 @@ func (f *Flow) Datagram(c *Conn, env Env, d flow.Direction, payload []byte) Resu
 func (f *Flow) Segment(c *Conn, env Env, d flow.Direction, seq uint32, payload []byte) Result {
 	s := &f.streams[d]
 	end := seq + uint32(len(payload))
-	s.adj.seen(end)
-	f.settle(s)
 	if f.err == nil && !s.begun {
 		f.off(ErrMidstream)
 	}
 	next := s.next()
+	if f.err != nil || !before(next, seq) {
+		s.adj.seen(end)
+		f.settle(s)
+	}
 	switch {
 	case f.err != nil:
 		return f.emit(s, seq, nil, payload, end, flow.NoReason)

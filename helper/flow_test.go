@@ -397,8 +397,8 @@ func TestLongStream(t *testing.T) {
 	k.says(1005, "E\n", "1006 E\n")
 	k.off(ErrEncrypted)
 	seq := uint32(1007)
-	for range 12 { // 12 GiB, of which nobody acknowledges anything
-		seq += 1 << 30
+	for range 24 { // 12 GiB, of which nobody acknowledges anything
+		seq += 1 << 29
 		k.says(seq, "x", fmt.Sprintf("%d x", seq+1))
 		if k.f.Ack(flow.Reply, seq+2) != seq+1 || k.f.Seq(flow.Original, seq) != seq+1 {
 			t.Fatal("the shift is lost")
@@ -576,4 +576,25 @@ func TestLookahead(t *testing.T) {
 	k.says(1000, "a\nb", "helper_held")
 	k.says(1000, "a\nb", "1000 a\nb")
 	k.says(1003, "c\nd", "1003 c\nd")
+}
+
+// TestBeginAcknowledged: once the other side has acknowledged a SYN no other one counts.
+func TestBeginAcknowledged(t *testing.T) {
+	k := newTalk(t, translated(), lineHelper)
+	k.f.Acked(flow.Reply, 1000)
+	k.f.Begin(flow.Original, 0x30000000)
+	k.says(1000, "A0:1\n", "1000 A0:ab\n")
+	k.off(nil)
+}
+
+// TestSeenAhead: bytes that no window reaches have not been sent, and edits are not forgotten
+// because of them.
+func TestSeenAhead(t *testing.T) {
+	k := newTalk(t, translated(), lineHelper)
+	k.says(1000, "A0:1\n", "1000 A0:ab\n")
+	k.says(1005+0x50000000, "x", "helper_early")
+	k.says(1000, "A0:1\n", "1000 A0:ab\n")
+	k.f.off(ErrGap)
+	k.says(1005+0x50000000, "x", fmt.Sprintf("%d x", 1006+0x50000000))
+	k.says(1000, "A0:1\n", "1000 A0:ab\n")
 }

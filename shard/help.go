@@ -200,8 +200,10 @@ func (s *Shard) overhear(p *packet.Packet, v *Verdict, ref connRef) {
 	}
 }
 
-// show shows a packet to the helper of its connection. seq is the sequence number of a TCP
-// segment as its receiver is to read it.
+// show shows a packet to the helper of its connection, as far as the tracker vouches for it:
+// of what it let pass unjudged nothing is read (a SYN within a live connection, whose numbers
+// nobody has looked at), and only what is in the window in every way acknowledges. seq is the
+// sequence number of a TCP segment as its receiver is to read it.
 func (s *Shard) show(f *helped, p *packet.Packet, v *Verdict) (r helper.Result, seq uint32) {
 	data, whole := p.Payload()
 	env := &s.help.env
@@ -213,16 +215,30 @@ func (s *Shard) show(f *helped, p *packet.Packet, v *Verdict) (r helper.Result, 
 		return r, 0
 	}
 	flags, syn := p.TCP.Flags, uint32(0)
+	if !inStep(v.Reason) || flags&packet.RST != 0 {
+		return r, f.Seq(v.Dir, p.TCP.Seq)
+	}
 	if flags&packet.SYN != 0 {
 		syn = 1
 		f.Begin(v.Dir, p.TCP.Seq+syn)
 	}
-	if flags&packet.ACK != 0 {
+	if flags&packet.ACK != 0 && v.Reason == flow.NoReason {
 		f.Acked(v.Dir, p.TCP.Ack)
 	}
-	if !whole || flags&packet.RST != 0 || len(data) == 0 && flags&packet.FIN == 0 {
+	if !whole || len(data) == 0 && flags&packet.FIN == 0 {
 		return r, f.Seq(v.Dir, p.TCP.Seq)
 	}
 	r = f.Segment(&f.conn, env, v.Dir, p.TCP.Seq+syn, data)
 	return r, r.Seq - syn
+}
+
+// inStep reports whether the sequence number of a segment that was let pass for a reason is
+// one that its sender has reached: it is in the window, or was, or runs ahead of that by less
+// than another one.
+func inStep(r flow.Reason) bool {
+	switch r {
+	case flow.NoReason, flow.ReasonTCPSeqBelow, flow.ReasonTCPSeqBeyond, flow.ReasonTCPAckBelow:
+		return true
+	}
+	return false
 }
