@@ -251,9 +251,26 @@ func (e *Engine) attach(ifi rx.Interface, queues []rx.Queue) (*rx.Program, error
 		e.log.Warn("frames that are longer than the MTU, as offloads make them, are dropped (frame_too_large), and on a device that lies on others VLAN tags are lost",
 			"interface", ifi.Name, "error", err)
 	}
+	if err := prog.Unglued(); err != nil {
+		e.log.Warn("packets that offloads glued together are cut only where they are longer than the MTU of now: shorter ones may be too big for other links, and those that a lower MTU makes long are not cut before a restart",
+			"interface", ifi.Name, "mtu", ifi.MTU, "remedy", "turn tso, gso and gro off on the senders (ethtool -K)", "error", err)
+	}
 	e.log.Info("port open", "interface", ifi.Name, "queues", min(ifi.Queues, len(queues)), "shards", len(queues), "xdp", prog.Mode(),
 		"zero_copy", queues[0].ZeroCopy())
 	return prog, nil
+}
+
+// Generic reports whether a port is in generic XDP mode.
+func (e *Engine) Generic() bool {
+	for _, p := range e.ports {
+		p.mu.Lock()
+		generic := p.program != nil && p.program.Mode() == rx.ModeGeneric
+		p.mu.Unlock()
+		if generic {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *port) detach() error {

@@ -44,6 +44,7 @@ type Program struct {
 	segments   *Segments // nil: large frames are dropped
 	noSegments error     // why they are in generic mode
 	tcx        link.Link
+	unglued    error // why segments that are glued into no more than the MTU stay so
 }
 
 // ProgramOptions say how a Program works.
@@ -92,7 +93,7 @@ func (p *Program) open(ifi *Interface, queues []Queue, o *ProgramOptions) error 
 		return fmt.Errorf("reading the XDP program: %w", err)
 	}
 	spec.Maps["sockets"].MaxEntries = uint32(len(queues))
-	maxFrame, segmenter := o.MaxFrame, uint32(0)
+	segmenter := uint32(0)
 	flag := func(b bool) uint32 {
 		if b {
 			return 1
@@ -102,16 +103,20 @@ func (p *Program) open(ifi *Interface, queues []Queue, o *ProgramOptions) error 
 	if p.mode == ModeGeneric {
 		if p.segments, p.noSegments = openSegments(ifi.NoLink); p.segments != nil {
 			segmenter = uint32(p.segments.ifindex)
-			maxFrame = min(maxFrame, uint32(ifi.FrameLen()))
 		}
 	}
-	for name, v := range map[string]uint32{"steer": uint32(o.Steer), "max_frame": maxFrame, "segmenter": segmenter,
+	for name, v := range map[string]uint32{"steer": uint32(o.Steer), "max_frame": o.MaxFrame, "segmenter": segmenter,
 		"no_link": flag(ifi.NoLink), "untags": flag(ifi.Untags)} {
 		if err := spec.Variables[name].Set(v); err != nil {
 			return fmt.Errorf("setting up the XDP program: %w", err)
 		}
 	}
-	if err := p.objs.load(spec, ifi.Index, p.mode); err != nil {
+	if p.segments != nil {
+		p.unglued, err = p.objs.loadGeneric(spec, min(o.MaxFrame, uint32(ifi.FrameLen())))
+	} else {
+		err = p.objs.load(spec, ifi.Index, p.mode)
+	}
+	if err != nil {
 		return fmt.Errorf("loading the XDP program: %w", privilege(err))
 	}
 	for _, q := range queues {
@@ -149,7 +154,7 @@ func (p *Program) setPromiscuous(ifindex int) (err error) {
 // privilege adds the likely cause to a permission error.
 func privilege(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("%w (needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW, and for a router CAP_PERFMON)", err)
+		return fmt.Errorf("%w (needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW, and for a router, or generic XDP mode, CAP_PERFMON)", err)
 	}
 	return err
 }
@@ -168,6 +173,10 @@ func (p *Program) attach(ifindex int) (err error) {
 // NotDriver returns why the program runs in generic mode, where ModeAuto was asked for;
 // else nil.
 func (p *Program) NotDriver() error { return p.notDriver }
+
+// Unglued returns why a port in generic mode takes what offloads have glued together for one
+// frame where that is not longer than the MTU of now; nil if it does not.
+func (p *Program) Unglued() error { return p.unglued }
 
 // Mode returns the mode in which the program was attached.
 func (p *Program) Mode() XDPMode { return p.mode }

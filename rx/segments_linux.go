@@ -10,8 +10,9 @@ import (
 )
 
 // Segments is where the kernel leaves the segments of large frames. In generic mode a
-// frame may be longer than the MTU of its interface: the packet of a sender on this
-// machine that leaves segmentation to the device, or what GRO made of many below a bridge.
+// frame may be many segments: the packet of a sender on this machine that leaves
+// segmentation to the device, or what GRO made of many. That may be longer than the MTU of
+// the interface, or only than what other links take.
 // How long the segments are only the kernel knows. So the program sends such a frame out
 // by a TAP device (a TUN device, if there is no link header) with all offload features off: the
 // kernel cuts it, as it does for any such device, and completes the checksums. It goes

@@ -50,6 +50,7 @@ const (
 	xdpMapSockets    = "sockets"
 	xdpProgSegment   = "segment"
 	xdpProgXdpct     = "xdpct"
+	xdpProgXdpctGlue = "xdpct_glue"
 	xdpProgXdpctTags = "xdpct_tags"
 	xdpVarMaxFrame   = "max_frame"
 	xdpVarNoLink     = "no_link"
@@ -103,6 +104,7 @@ type xdpSpecs struct {
 type xdpProgramSpecs struct {
 	Segment   *ebpf.ProgramSpec `ebpf:"segment"`
 	Xdpct     *ebpf.ProgramSpec `ebpf:"xdpct"`
+	XdpctGlue *ebpf.ProgramSpec `ebpf:"xdpct_glue"`
 	XdpctTags *ebpf.ProgramSpec `ebpf:"xdpct_tags"`
 }
 
@@ -184,6 +186,7 @@ type xdpVariables struct {
 type xdpPrograms struct {
 	Segment   *ebpf.Program `ebpf:"segment"`
 	Xdpct     *ebpf.Program `ebpf:"xdpct"`
+	XdpctGlue *ebpf.Program `ebpf:"xdpct_glue"`
 	XdpctTags *ebpf.Program `ebpf:"xdpct_tags"`
 }
 
@@ -191,6 +194,7 @@ func (p *xdpPrograms) Close() error {
 	return _XdpClose(
 		p.Segment,
 		p.Xdpct,
+		p.XdpctGlue,
 		p.XdpctTags,
 	)
 }

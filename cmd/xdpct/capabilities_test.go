@@ -16,7 +16,7 @@ import (
 	"github.com/xdpct/xdpct/perf/netlab"
 )
 
-// The capabilities that README names; a router needs CAP_PERFMON besides.
+// The capabilities that README names; a router, and generic XDP mode, need CAP_PERFMON besides.
 var sufficient = []uintptr{unix.CAP_BPF, unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_IPC_LOCK}
 
 // asNobody starts the program as a user without privilege but for some capabilities, by a
@@ -80,7 +80,7 @@ func TestCapabilitiesSuffice(t *testing.T) {
 		for _, xdp := range []string{"driver", "generic"} {
 			t.Run(mode+"/"+xdp, func(t *testing.T) {
 				caps := slices.Clone(sufficient)
-				if mode == "router" {
+				if mode == "router" || xdp == "generic" {
 					caps = append(caps, unix.CAP_PERFMON)
 				}
 				if i, err := os.Stat("/dev/net/tun"); err == nil && i.Mode()&0o006 != 0o006 {
@@ -115,6 +115,24 @@ func TestCapabilitiesSuffice(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// TestWithoutPerfmon bridges in generic mode without CAP_PERFMON, which it takes to know how
+// long segments are: it runs, and says what it cannot do.
+func TestWithoutPerfmon(t *testing.T) {
+	testenv.Root(t)
+	h, err := netlab.NewHosts(netlab.HostsOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	p, said := asNobody(t, h.Box, "mode: bridge\nxdp: generic\nports: [{interface: left}, {interface: right}]\n", ":", append(slices.Clone(sufficient), unix.CAP_DAC_OVERRIDE))
+	p.ready(t)
+	for _, want := range []string{"missing=CAP_PERFMON", "are cut only where they are longer than the MTU"} {
+		if !strings.Contains(said(), want) {
+			t.Errorf("it does not say %q", want)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/psx"
 
 	"github.com/xdpct/xdpct/engine"
+	"github.com/xdpct/xdpct/rx"
 )
 
 // needed are the capabilities that a running engine needs, for an interface that comes
@@ -19,10 +20,11 @@ import (
 // (CAP_NET_ADMIN), and sockets are opened (CAP_NET_RAW). Neighbours are asked for with
 // CAP_NET_ADMIN, too. That of a router finds transport headers behind IP headers of any
 // length, and the kernel's verifier lets nobody without CAP_PERFMON add a variable to a
-// pointer.
-func needed(mode engine.Mode) []int {
+// pointer. That of a port in generic mode reads what the kernel knows of a frame (how long
+// the segments are that were glued into it), for which the verifier wants the same.
+func needed(mode engine.Mode, generic bool) []int {
 	caps := []int{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_BPF}
-	if mode == engine.Router {
+	if mode == engine.Router || generic {
 		caps = append(caps, unix.CAP_PERFMON)
 	}
 	return caps
@@ -31,8 +33,8 @@ func needed(mode engine.Mode) []int {
 // kept returns the capabilities to keep: those that are needed, and where the limit on
 // locked memory cannot be lifted, CAP_IPC_LOCK, since frame memory is registered anew if
 // all ports were gone.
-func kept(mode engine.Mode) []int {
-	caps := needed(mode)
+func kept(mode engine.Mode, generic bool) []int {
+	caps := needed(mode, generic)
 	all := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &all) != nil {
 		caps = append(caps, unix.CAP_IPC_LOCK)
@@ -105,7 +107,7 @@ func lastCapability() (c int) {
 }
 
 // privileged logs what is missing of the capabilities that starting needs.
-func privileged(mode engine.Mode, log *slog.Logger) {
+func privileged(cfg *engine.Config, log *slog.Logger) {
 	have, err := capabilities()
 	if err != nil {
 		log.Warn("capabilities are not known", "error", err)
@@ -113,7 +115,7 @@ func privileged(mode engine.Mode, log *slog.Logger) {
 	}
 	names := map[int]string{unix.CAP_NET_ADMIN: "CAP_NET_ADMIN", unix.CAP_NET_RAW: "CAP_NET_RAW", unix.CAP_BPF: "CAP_BPF", unix.CAP_PERFMON: "CAP_PERFMON"}
 	var missing []string
-	for _, c := range needed(mode) {
+	for _, c := range needed(cfg.Mode, cfg.XDP == rx.ModeGeneric) {
 		if have[c/32].Effective>>(c%32)&1 == 0 {
 			missing = append(missing, names[c])
 		}
@@ -124,9 +126,9 @@ func privileged(mode engine.Mode, log *slog.Logger) {
 }
 
 // confine drops the privileges of a process whose engine has started, and says which
-// files it will not be able to read again.
-func confine(cfg *engine.Config, log *slog.Logger) error {
-	if err := dropPrivileges(kept(cfg.Mode)); err != nil {
+// files it will not be able to read again. generic says that a port is in generic mode.
+func confine(cfg *engine.Config, generic bool, log *slog.Logger) error {
+	if err := dropPrivileges(kept(cfg.Mode, generic)); err != nil {
 		return fmt.Errorf("dropping capabilities: %w", err)
 	}
 	for _, name := range []string{cfg.Rules.IPv4, cfg.Rules.IPv6} {

@@ -50,7 +50,7 @@ however it ends.`,
 			ctx, stop := untilInterrupted(cmd)
 			defer stop()
 			context.AfterFunc(ctx, func() { time.AfterFunc(stopPatience, func() { abandon(log) }) })
-			privileged(cfg.Mode, log)
+			privileged(&cfg, log)
 			return serve(ctx, cfg, log, openConfined, nil)
 		},
 	}
@@ -66,7 +66,7 @@ func openConfined(cfg engine.Config, log *slog.Logger) (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := confine(&cfg, log); err != nil {
+	if err := confine(&cfg, e.Generic(), log); err != nil {
 		return nil, errors.Join(err, e.Stop())
 	}
 	return e, nil

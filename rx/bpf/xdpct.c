@@ -9,6 +9,7 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <stddef.h>
@@ -338,7 +339,35 @@ static __always_inline int insert_tag(struct xdp_md *ctx)
 	return 0;
 }
 
-static __always_inline int receive(struct xdp_md *ctx, int tags)
+// What is read of the kernel's own structs; where the fields are the loader finds out.
+struct xdp_buff {
+	void *data_hard_start;
+	__u32 frame_sz;
+} __attribute__((preserve_access_index));
+
+struct skb_shared_info {
+	unsigned short gso_size;
+} __attribute__((preserve_access_index));
+
+extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym;
+extern void *bpf_rdonly_cast(void *at, __u32 btf_id) __ksym;
+
+#define CACHE_LINE 64 // SMP_CACHE_BYTES
+
+// is_glued tells whether a frame of generic mode is many segments (skb_is_gso). What says so
+// is behind the room for the frame: XDP gets the memory of the skb as it is, up to and with
+// its skb_shared_info (bpf_prog_run_generic_xdp).
+static __always_inline int is_glued(struct xdp_md *ctx)
+{
+	struct xdp_buff *xdp = bpf_cast_to_kern_ctx(ctx);
+	__u64 size = (bpf_core_type_size(struct skb_shared_info) + CACHE_LINE - 1) & -CACHE_LINE;
+	struct skb_shared_info *info;
+
+	info = bpf_rdonly_cast(xdp->data_hard_start + xdp->frame_sz - size, bpf_core_type_id_kernel(struct skb_shared_info));
+	return info->gso_size != 0;
+}
+
+static __always_inline int receive(struct xdp_md *ctx, int tags, int glue)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
@@ -347,7 +376,7 @@ static __always_inline int receive(struct xdp_md *ctx, int tags)
 
 	if (!is_steered(data, end))
 		return fate(FATE_PASSED, XDP_PASS);
-	if (segmenter && (untags || len > max_frame))
+	if (segmenter && (untags || len > max_frame || (glue && is_glued(ctx))))
 		return fate(FATE_LARGE, XDP_PASS);
 	if (len > max_frame)
 		return fate(FATE_TOO_LARGE, XDP_DROP);
@@ -362,19 +391,27 @@ static __always_inline int receive(struct xdp_md *ctx, int tags)
 SEC("xdp")
 int xdpct(struct xdp_md *ctx)
 {
-	return receive(ctx, 0);
+	return receive(ctx, 0, 0);
 }
 
 // xdpct_tags is xdpct for devices that tell XDP of VLAN tags (Linux 6.8).
 SEC("xdp")
 int xdpct_tags(struct xdp_md *ctx)
 {
-	return receive(ctx, 1);
+	return receive(ctx, 1, 0);
+}
+
+// xdpct_glue is xdpct for generic mode, where it knows what is many segments (Linux 6.2,
+// CAP_PERFMON).
+SEC("xdp")
+int xdpct_glue(struct xdp_md *ctx)
+{
+	return receive(ctx, 0, 1);
 }
 
 // segment is for generic mode, where a packet of 64 KiB comes as one frame if the sender,
 // on this machine, left segmentation to its device, or if GRO made it of many below a
-// bridge. How long the segments are is known to the kernel alone. So such a frame goes to
+// bridge. How long the segments are is known to the kernel alone. So a frame of many goes to
 // a device that can do nothing by itself: the kernel cuts it for that, and completes the
 // checksums, and user space reads the segments there.
 //
@@ -390,7 +427,7 @@ int segment(struct __sk_buff *skb)
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 
-	if ((!untags && skb->len <= max_frame) || !is_steered(data, end))
+	if ((!untags && skb->len <= max_frame && !skb->gso_size) || !is_steered(data, end))
 		return TCX_NEXT;
 	return bpf_redirect(segmenter, 0);
 }
