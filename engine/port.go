@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/xdpct/xdpct/flow"
 	"github.com/xdpct/xdpct/rx"
 )
 
@@ -85,7 +86,8 @@ func (e *Engine) closePorts() (err error) {
 		for i, q := range p.queues {
 			w := e.workers[i]
 			w.ports[at].queue, w.ports[at].segments = nil, nil
-			err = errors.Join(err, q.Abandon(w.pool.Put))
+			_, e := q.Abandon(w.pool.Put)
+			err = errors.Join(err, e)
 		}
 		p.queues = nil
 		err = errors.Join(err, p.dropSegments())
@@ -487,7 +489,7 @@ func (e *Engine) losePort(p *port) error {
 	_ = p.detach() // its interface is gone already
 	for _, w := range e.workers {
 		err := e.ask(context.Background(), w, func(w *worker) bool {
-			w.ports[at].lose(w.release)
+			w.drops[flow.ReasonNoPort] += uint64(w.ports[at].lose(w.release))
 			return true
 		})
 		if err != nil { // the workers have ended: what they abandoned is closed
@@ -528,7 +530,7 @@ func (e *Engine) reopenPort(p *port, ifi rx.Interface) error {
 	closeAll := func() {
 		for i, q := range queues {
 			var chunks []uint64
-			_ = q.Abandon(func(a uint64) { chunks = append(chunks, a) })
+			_, _ = q.Abandon(func(a uint64) { chunks = append(chunks, a) })
 			_ = e.ask(ctx, e.workers[i], func(w *worker) bool {
 				for _, a := range chunks {
 					w.release(a)

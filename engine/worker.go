@@ -130,14 +130,16 @@ func (p *workerPort) takes(k *packet.Packet) bool {
 	return over <= tag+vlanLen
 }
 
-// lose gives up the queue of an interface that is gone. What it has counted stays.
-func (p *workerPort) lose(put func(addr uint64)) {
+// lose gives up the queue of an interface that is gone. What it has counted stays. It
+// returns how many frames were to leave by it and did not.
+func (p *workerPort) lose(put func(addr uint64)) (unsent int) {
 	p.past, p.tooLarge = p.stats()
 	q := p.queue
 	p.queue, p.segments = nil, nil
 	if q != nil {
-		_ = q.Abandon(put)
+		unsent, _ = q.Abandon(put)
 	}
+	return unsent
 }
 
 // stats returns the counters of the port's queues, and how many frames its segments had no

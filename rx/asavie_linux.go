@@ -180,13 +180,15 @@ func (q *asavie) ReadStats() QueueStats {
 	return s
 }
 
-func (q *asavie) Abandon(put func(addr uint64)) error {
+// Abandon implements Queue. The library says nothing of what it has not sent, which counts
+// as transmitted.
+func (q *asavie) Abandon(put func(addr uint64)) (unsent int, err error) {
 	q.gone = true
 	for _, addr := range append(q.spare, q.done...) {
 		put(addr)
 	}
 	q.spare, q.done = nil, nil
-	return q.Close()
+	return 0, q.Close()
 }
 
 func (q *asavie) Close() error {

@@ -180,17 +180,18 @@ func (q *packetQueue) ReadStats() QueueStats {
 	return s
 }
 
-func (q *packetQueue) Abandon(put func(addr uint64)) error {
+func (q *packetQueue) Abandon(put func(addr uint64)) (unsent int, err error) {
 	q.gone = true
 	for _, addr := range q.done {
 		put(addr)
 	}
 	q.done = nil
-	err := q.out.close()
+	err = q.out.close()
 	if q.recv != nil {
-		err = errors.Join(err, q.recv.Abandon(put))
+		n, e := q.recv.Abandon(put)
+		unsent, err = unsent+n, errors.Join(err, e)
 	}
-	return err
+	return unsent, err
 }
 
 func (q *packetQueue) Close() error {

@@ -153,7 +153,7 @@ func TestChunksAreConserved(t *testing.T) {
 				if len(m.sending[i]) > 0 {
 					t.Skip("the driver has frames in hand: those are lost")
 				}
-				if err := m.queues[i].Abandon(func(addr uint64) { m.put(t, addr) }); err != nil {
+				if _, err := m.queues[i].Abandon(func(addr uint64) { m.put(t, addr) }); err != nil {
 					t.Fatal(err)
 				}
 				m.reopen(t, i)

@@ -70,9 +70,10 @@ type Queue interface {
 	MarkGone()
 	Gone() bool
 	// Abandon calls put for every chunk that the Queue has, of an interface that
-	// is gone, and closes it. What the driver itself had in hand at that moment
-	// is lost.
-	Abandon(put func(addr uint64)) error
+	// is gone, and closes it. It returns how many frames Transmit took that the kernel
+	// has not read: ReadStats has not counted them as transmitted. What the driver itself
+	// had in hand at that moment is lost.
+	Abandon(put func(addr uint64)) (unsent int, err error)
 	// Close closes the socket. Chunks that the kernel held may be used again
 	// once it has let go of the socket, which takes a moment.
 	Close() error

@@ -188,7 +188,7 @@ func testQueue(t *testing.T, d Driver, m XDPMode) {
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
-	if err := q.Abandon(l.pool.Put); err != nil {
+	if _, err := q.Abandon(l.pool.Put); err != nil {
 		t.Error(err)
 	}
 	l.whole(t)
@@ -241,7 +241,7 @@ func TestSender(t *testing.T) {
 	if s := q.ReadStats(); s.TXDown != 3 || s.Drops.Tx_invalid_descs != 0 {
 		t.Errorf("%+v: three frames were refused", s)
 	}
-	if err := q.Abandon(l.pool.Put); err != nil {
+	if _, err := q.Abandon(l.pool.Put); err != nil {
 		t.Error(err)
 	}
 	l.whole(t)
@@ -312,7 +312,7 @@ func TestNothingIsSentLate(t *testing.T) {
 	if s := q.ReadStats(); s.TXDown != 10 || s.TXDropped != 7 || s.Transmitted != 10 || s.TXErrors != 0 {
 		t.Errorf("%+v: ten frames were for a link that was down, seven for one without a carrier", s)
 	}
-	if err := q.Abandon(l.pool.Put); err != nil {
+	if _, err := q.Abandon(l.pool.Put); err != nil {
 		t.Error(err)
 	}
 	l.whole(t)
@@ -397,7 +397,7 @@ func TestLinkFlaps(t *testing.T) {
 	if s := q.ReadStats(); s.Transmitted+s.TXDown+s.TXDropped != queued || s.Transmitted < came || s.TXDown == 0 || s.Drops.Tx_invalid_descs != 0 {
 		t.Errorf("%+v of %d, of which %d came", s, queued, came)
 	}
-	if err := q.Abandon(l.pool.Put); err != nil {
+	if _, err := q.Abandon(l.pool.Put); err != nil {
 		t.Error(err)
 	}
 	l.whole(t)
@@ -524,7 +524,7 @@ func TestProtocolWithoutLink(t *testing.T) {
 				t.Errorf("without link header %v: protocol %#x, want %#x", c.noLink, got, want)
 			}
 		}
-		if err := q.Abandon(l.pool.Put); err != nil {
+		if _, err := q.Abandon(l.pool.Put); err != nil {
 			t.Error(err)
 		}
 		l.whole(t)

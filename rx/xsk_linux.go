@@ -335,7 +335,7 @@ func (q *xsk) ReadStats() QueueStats {
 	return s
 }
 
-func (q *xsk) Abandon(put func(addr uint64)) error {
+func (q *xsk) Abandon(put func(addr uint64)) (unsent int, err error) {
 	q.gone = true
 	var ds [64]Desc
 	for n := q.Receive(ds[:]); n > 0; n = q.Receive(ds[:]) {
@@ -350,6 +350,6 @@ func (q *xsk) Abandon(put func(addr uint64)) error {
 		}
 	}
 	q.fill.untaken(func(a uint64) { put(a) })
-	q.withdraw(put)
-	return q.Close()
+	unsent = q.withdraw(put)
+	return unsent, q.Close()
 }
