@@ -64,6 +64,32 @@ func TestCommandSplit(t *testing.T) {
 	}
 }
 
+// TestSplitUnedited: what was held back and needs no edit goes out with the rest at the
+// sequence number of its first byte, and a FIN behind it at its own.
+func TestSplitUnedited(t *testing.T) {
+	for _, line := range []string{"PORT 10,9,9,9,19,137\r\n", "PASV\r\n", "EPSV\r\n"} {
+		for cut := 1; cut < len(line)-1; cut++ {
+			b := newHelpBox(t, 2, masqueraded)
+			k := b.dial(t, inside, "10.1.0.1:4000", "10.2.0.1:21", "10.2.0.1:21")
+			k.say("USER anonymous\r\n")
+			start := k.seq
+			out, v := b.through(inside, k.segment(start, line[:cut]))
+			if len(out) == 1 { // nothing that could be one
+				continue
+			}
+			if v.Reason != flow.ReasonHelperHeld {
+				t.Fatalf("%q cut at %d: %v %v", line, cut, v.Action, v.Reason)
+			}
+			if out, v = b.through(inside, k.segment(start+uint32(cut), line[cut:])); len(out) != 1 {
+				t.Fatalf("%q cut at %d, the rest: %v %v", line, cut, v.Action, v.Reason)
+			}
+			if seq, got := payloadOf(out[0]); got != line || seq != start {
+				t.Errorf("%q cut at %d: %q at %d, not at %d", line, cut, got, seq, start)
+			}
+		}
+	}
+}
+
 // payloadOf returns the sequence number and the payload of a datagram.
 func payloadOf(d []byte) (seq uint32, payload string) {
 	f := packet.AppendEthernet(nil, packet.MAC{2}, packet.MAC{4}, d)

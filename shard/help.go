@@ -175,7 +175,7 @@ func (s *Shard) nfHelp(t *transit, began bool) flow.Reason {
 			return reason
 		}
 	}
-	if t.p.Proto == flow.TCP && f.Adjusted() {
+	if t.p.Proto == flow.TCP && (f.Adjusted() || seq != t.p.TCP.Seq) { // held bytes in front move it, too
 		s.adjust(f, t, seq)
 	}
 	s.letGo(f)
