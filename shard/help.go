@@ -93,8 +93,8 @@ func (s *Shard) attachHelper(i uint32, p *packet.Packet) {
 	if kind == nil {
 		return
 	}
-	if p.Proto == flow.TCP && p.TCP.Flags&(packet.SYN|packet.ACK) != packet.SYN {
-		h.picked++
+	if data, _ := p.Payload(); p.Proto == flow.TCP && (p.TCP.Flags&(packet.SYN|packet.ACK) != packet.SYN || len(data) > 0) {
+		h.picked++ // what a SYN carries nobody has answered for: it may be forged (H8)
 		return
 	}
 	f := h.budget.Open(kind)

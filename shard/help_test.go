@@ -102,6 +102,26 @@ func (b *helpBox) dial(t *testing.T, in int, self, addr, at string) *talk {
 	return k
 }
 
+// TestDataOfASYN: what a SYN carries announces nothing, neither at once nor later, since
+// its source may be forged.
+func TestDataOfASYN(t *testing.T) {
+	b := newHelpBox(t, 1, masqueraded)
+	k := &talk{t: t, b: b}
+	k.end = end{self: netip.MustParseAddrPort("10.1.0.1:4000"), peer: netip.MustParseAddrPort("10.2.0.1:21"), in: inside, seq: 1000}
+	k.to = end{self: k.end.peer, in: 1 - inside, seq: 7}
+	if !k.send(&k.end, &k.to, packet.SYN, "PORT 10,1,0,1,19,137\r\n") {
+		t.Fatalf("the SYN: %v %v", k.verdict.Action, k.verdict.Reason)
+	}
+	k.send(&k.to, &k.end, packet.SYN|packet.ACK, "")
+	k.send(&k.end, &k.to, packet.ACK, "PORT 10,1,0,1,19,137\r\n")
+	if n := len(b.list()); n != 0 {
+		t.Errorf("%d are expected", n)
+	}
+	if st := b.shards[0].HelpStats(); st.Picked != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
 // send sends a segment from one end to the other, which takes it; it reports whether it came.
 func (k *talk) send(from, to *end, flags packet.TCPFlags, data string) bool {
 	k.t.Helper()
