@@ -69,6 +69,9 @@ type Follow struct {
 	// SrcPort is the port of Src, if it is not 0: a call id of GRE, which is not in packets of
 	// that direction.
 	SrcPort uint16
+	// Media says that both sides send from where they want to receive: a source that another
+	// expectation of the master leads to becomes, with its port, what was told of that one.
+	Media bool
 	// Dst and Port are where it goes (saved_addr, saved_proto).
 	Dst  flow.Addr
 	Port uint16

@@ -168,7 +168,7 @@ func (t *Table) Match(tuple *flow.Tuple, now int64) (m Match, ok bool) {
 		return m, false
 	}
 	t.matched.Add(1)
-	return Match{e.Master, e.Helper, e.Child, flow.Mark(e.mark.Load()), e.Follow, e.Paired}, true
+	return Match{e.Master, e.Helper, e.Child, flow.Mark(e.mark.Load()), t.follow(e, tuple, now), e.Paired}, true
 }
 
 // Find returns how the connection with the original tuple tuple would be translated if Match
@@ -178,7 +178,25 @@ func (t *Table) Find(tuple *flow.Tuple, now int64) (f Follow, ok bool) {
 	if e == nil {
 		return f, false
 	}
-	return e.Follow, true
+	return t.follow(e, tuple, now), true
+}
+
+// follow returns what becomes of the connection with the original tuple tuple, which e
+// expects. If its source is where its master expects what runs the other way, it comes from
+// what was told of that (the paired expectation of nf_nat_sip_expected).
+func (t *Table) follow(e *entry, tuple *flow.Tuple, now int64) Follow {
+	f := e.Follow
+	if !f.On || !f.Media {
+		return f
+	}
+	for _, o := range slices.Backward(t.ofMaster(&e.Master)) {
+		if o.Master == e.Master && !o.over.Load() && o.Expires > now && o.Tuple.L4.Proto() == tuple.L4.Proto() &&
+			o.Follow.Dst == tuple.Src && o.Follow.Port == tuple.L4.Src() {
+			f.From, f.Src, f.SrcPort = tuple.Src, o.Tuple.Dst, o.Tuple.L4.Dst()
+			break
+		}
+	}
+	return f
 }
 
 // Reserved reports whether the original tuple of another connection than the expected one

@@ -34,6 +34,10 @@ type Class struct {
 	Name    string // of the kernel's listing, "" for most
 	Max     int    // of one master, 1 to 255
 	Timeout uint32 // seconds, 1 to 300
+	// Media says that both sides send from the ports at which they receive, so that one of
+	// these connections, if it comes from where another is expected to go, seems to come from
+	// where that was told to go (the paired expectation of nf_nat_sip_expected).
+	Media bool
 }
 
 // Session is what a helper knows of one connection. It is used by one goroutine.

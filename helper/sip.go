@@ -35,9 +35,9 @@ func sip() *Helper {
 		ID: sipID, Protos: []flow.Proto{flow.UDP, flow.TCP}, IPv4: true, IPv6: true,
 		Classes: []Class{
 			sipSignalling: {Name: "signalling", Max: 1, Timeout: 180},
-			sipAudio:      {Name: "audio", Max: 4, Timeout: 180},
-			sipVideo:      {Name: "video", Max: 4, Timeout: 180},
-			sipImage:      {Name: "image", Max: 2, Timeout: 180},
+			sipAudio:      {Name: "audio", Max: 4, Timeout: 180, Media: true},
+			sipVideo:      {Name: "video", Max: 4, Timeout: 180, Media: true},
+			sipImage:      {Name: "image", Max: 2, Timeout: 180, Media: true},
 		},
 		Limit: sipLimit, Strangers: true,
 		New: func() Session { return new(sipSession) },

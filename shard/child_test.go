@@ -146,3 +146,79 @@ func TestExpectByHand(t *testing.T) {
 		}
 	}
 }
+
+// sipWith is a message of SIP that says where its sender waits for sound.
+func sipWith(first string, sender netip.Addr, seq int, method string, rtp int) string {
+	sdp := fmt.Sprintf("v=0\r\no=a 1 1 IN IP4 %v\r\ns=-\r\nc=IN IP4 %v\r\nt=0 0\r\nm=audio %d RTP/AVP 0\r\n", sender, sender, rtp)
+	return fmt.Sprintf("%s\r\nVia: SIP/2.0/UDP %v:5060;branch=z9hG4bK1\r\nFrom: <sip:a@%v>;tag=1\r\nTo: <sip:b@10.2.0.1>\r\n"+
+		"Call-ID: 1@a\r\nCSeq: %d %s\r\nContent-Type: application/sdp\r\nContent-Length: %d\r\n\r\n%s", first, sender, sender, seq, method, len(sdp), sdp)
+}
+
+var sipSound = regexp.MustCompile(`m=audio (\d+) `)
+
+// sips lets a message of SIP through, and returns the port at which its receiver reads that
+// sound is waited for.
+func (b *helpBox) sips(t *testing.T, in int, src, dst netip.AddrPort, text string) (rtp uint16, from netip.AddrPort) {
+	t.Helper()
+	out, v := b.through(in, packet.AppendUDP(nil, packet.IP{Src: src.Addr(), Dst: dst.Addr()}, src.Port(), dst.Port(), []byte(text)))
+	if len(out) != 1 {
+		t.Fatalf("%q: %v %v", text[:10], v.Action, v.Reason)
+	}
+	_, got := payloadOf(out[0])
+	if m := sipSound.FindStringSubmatch(got); m != nil {
+		if _, err := fmt.Sscan(m[1], &rtp); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from, _ = ends(t, out[0])
+	return rtp, from
+}
+
+const sipMasqueraded = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p udp --dport 5060 -j CT --helper sip\nCOMMIT\n" +
+	"*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1\nCOMMIT\n"
+
+// TestSIPBothWays: of two phones with the same port for sound behind one address, the sound of
+// each leaves from where the other side was told to send to, whoever sends first: it is one
+// connection (nf_nat_sip_expected).
+func TestSIPBothWays(t *testing.T) {
+	server := netip.AddrPortFrom(serverIP, 5060)
+	for _, shards := range []int{1, 2, 4} {
+		for n := range 8 {
+			b := newHelpBox(t, shards, sipMasqueraded)
+			for i := range 2 {
+				phone := hostOf(1, 2*n+i+1)
+				told, seen := b.sips(t, inside, netip.AddrPortFrom(phone, 5060), server, sipWith("INVITE sip:b@10.2.0.1 SIP/2.0", phone, 1, "INVITE", 10000))
+				theirs, _ := b.sips(t, outside, server, seen, sipWith("SIP/2.0 200 OK", serverIP, 1, "INVITE", 20000+10*i))
+				out := func() {
+					d, v := b.through(inside, udp(phone, serverIP, 10000, theirs))
+					if len(d) != 1 {
+						t.Fatalf("sound of the phone: %v %v", v.Action, v.Reason)
+					}
+					if from, to := ends(t, d[0]); from != netip.AddrPortFrom(publicIP, told) || to != netip.AddrPortFrom(serverIP, theirs) {
+						t.Errorf("%d shards, phone %d: sound leaves from %v to %v, and %d was told", shards, i, from, to, told)
+					}
+				}
+				in := func() {
+					d, v := b.through(outside, udp(serverIP, publicIP, theirs, told))
+					if len(d) != 1 {
+						t.Fatalf("sound of the server: %v %v", v.Action, v.Reason)
+					}
+					if from, to := ends(t, d[0]); from != netip.AddrPortFrom(serverIP, theirs) || to != netip.AddrPortFrom(phone, 10000) {
+						t.Errorf("%d shards, phone %d: sound comes from %v to %v", shards, i, from, to)
+					}
+				}
+				was := b.len()
+				if n%2 == 0 {
+					out()
+					in()
+				} else {
+					in()
+					out()
+				}
+				if b.len() != was+1 {
+					t.Errorf("%d shards: %d connections, not one", shards, b.len()-was)
+				}
+			}
+		}
+	}
+}

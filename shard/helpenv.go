@@ -143,7 +143,7 @@ func (e *helpEnv) expectation(m *helper.Message, x *helper.Expected) expect.Expe
 	n.Expires = e.expires(maxLife)
 	if kind != nil && x.Class < len(kind.Classes) {
 		class := &kind.Classes[x.Class]
-		n.Limit, n.Expires = class.Max, e.expires(class.Timeout)
+		n.Limit, n.Expires, n.Follow.Media = class.Max, e.expires(class.Timeout), class.Media
 	}
 	return n
 }

@@ -134,6 +134,26 @@ func sipMediaFlows(w *world, at *place, name string, mine, theirs uint16, toClie
 	}
 }
 
+// sipMediaBegin is sipMediaFlows, but the client begins: what it sends comes from where the
+// server is to send to.
+func sipMediaBegin(w *world, at *place, name string, mine, theirs uint16, toClient, toServer netip.AddrPort) {
+	for n, what := range []string{" rtp", " rtcp"} {
+		d := uint16(n)
+		m := w.begin(name+what, flow.UDP, A, netip.AddrPortFrom(at.client, mine+d), netip.AddrPortFrom(toServer.Addr(), toServer.Port()+d))
+		m.say(0, "\x80\x00 of the client")
+		if !m.ends[1].seen {
+			continue
+		}
+		if m.ends[1].own != netip.AddrPortFrom(at.server, theirs+d) {
+			w.wrong = append(w.wrong, fmt.Sprintf("%s%s comes to %v", name, what, m.ends[1].own))
+		}
+		if want := netip.AddrPortFrom(toClient.Addr(), toClient.Port()+d); m.ends[1].peer != want {
+			w.wrong = append(w.wrong, fmt.Sprintf("%s%s comes from %v, though the server is to send to %v", name, what, m.ends[1].peer, want))
+		}
+		m.say(1, "\x80\x00 of the server")
+	}
+}
+
 // sipFlowsHeard says that n media have come through both ways.
 func sipFlowsHeard(n int) func(w *world, at *place) string {
 	return func(w *world, _ *place) string {
@@ -219,6 +239,18 @@ var sipScripts = []helperScript{
 			w.look()
 		},
 		holds: sipFlowsHeard(4),
+	},
+	{ // the client's sound begins: it leaves from where it is awaited
+		name: "sip client begins", families: both4and6, helper: "sip", proto: "udp", port: 5060,
+		run: func(w *world, at *place) {
+			c := sipWire(w, at)
+			toClient, toServer := sipInvites(w, at, c, 1, []string{"audio 4000"}, []string{"audio 6000"})
+			if len(toClient) == 1 && len(toServer) == 1 {
+				sipMediaBegin(w, at, "audio", 4000, 6000, toClient[0], toServer[0])
+			}
+			w.look()
+		},
+		holds: sipFlowsHeard(2),
 	},
 	{ // a registration, by which the registrar's own requests are expected
 		name: "sip REGISTER", families: both4and6, helper: "sip", proto: "udp", port: 5060,
