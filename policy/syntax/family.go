@@ -34,6 +34,7 @@ func (p *parser) isForeign(text []byte) bool {
 type signs struct {
 	program   bool // a comment names the program that printed it
 	icmp      bool // a name of ICMP or ICMPv6
+	protocol  bool // ICMP or ICMPv6 is a protocol; either family has a number for the other's
 	addresses int
 }
 
@@ -61,6 +62,9 @@ func signsOf(text string) map[flow.Family]*signs {
 				continue
 			}
 			switch {
+			case i > 0 && protocolOption[words[i-1].text]:
+				four.protocol = four.protocol || icmpWords[w.text] == flow.IPv4
+				six.protocol = six.protocol || icmpWords[w.text] == flow.IPv6
 			case icmpWords[w.text] == flow.IPv4, strings.HasPrefix(w.text, "icmp-"):
 				four.icmp = true
 			case icmpWords[w.text] == flow.IPv6, strings.HasPrefix(w.text, "icmp6-"):
@@ -81,6 +85,8 @@ func signsOf(text string) map[flow.Family]*signs {
 
 // freeText are the options whose argument may be any words.
 var freeText = map[string]bool{"--comment": true, "--log-prefix": true, "--nflog-prefix": true, "--string": true, "--name": true}
+
+var protocolOption = map[string]bool{"-p": true, "--proto": true, "--protocol": true}
 
 var icmpWords = map[string]flow.Family{
 	"icmp": flow.IPv4, "--icmp-type": flow.IPv4,

@@ -132,6 +132,8 @@ func (p *parser) line(line string) *Error {
 	switch {
 	case strings.HasPrefix(first.text, "*"):
 		return p.begin(words)
+	case p.table == nil && (first.text == "table" || first.text == "flush" || first.text == "add" || first.text == "define" || first.text == "include"):
+		return at(first, "this is a file of nft: rules are taken as iptables-save prints them (*filter)")
 	case p.table == nil:
 		return at(first, "a table (*filter) has to come first")
 	case first.text == "COMMIT":

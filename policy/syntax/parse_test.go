@@ -122,6 +122,26 @@ func TestWrongFamily(t *testing.T) {
 	}
 }
 
+// TestProtocolOfEither: ICMPv6 is a protocol that rules for IPv4 may name, and ICMP one of
+// those for IPv6: what else is wrong is told.
+func TestProtocolOfEither(t *testing.T) {
+	for proto, f := range map[string]flow.Family{"icmpv6": flow.IPv4, "ipv6-icmp": flow.IPv4, "icmp": flow.IPv6} {
+		_, err := Parse(strings.NewReader("*filter\n-A FORWARD -p "+proto+" -j DROP\n-A FORWARD -j NOWHERE\nCOMMIT\n"), "rules", f)
+		if err == nil || !strings.Contains(err.Error(), "NOWHERE") {
+			t.Errorf("-p %s: %v", proto, err)
+		}
+	}
+}
+
+// TestNftFile: a file of nft is named as such.
+func TestNftFile(t *testing.T) {
+	for _, text := range []string{"table inet filter {\n}\n", "#!/usr/sbin/nft -f\nflush ruleset\n", "add table ip nat\n"} {
+		if _, err := Parse(strings.NewReader(text), "rules", flow.IPv4); err == nil || !strings.Contains(err.Error(), "nft") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // TestWrongFamilyInDoubt: addresses of the other family in a few lines are mistakes of
 // these lines. They hide none of the others.
 func TestWrongFamilyInDoubt(t *testing.T) {
