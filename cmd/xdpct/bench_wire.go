@@ -31,7 +31,7 @@ type wireFlags struct {
 // wireOnly and engineOnly are the flags that belong to one kind of measurement.
 var (
 	wireOnly   = []string{"mode", "xdp", "generator", "compare", "rounds", "ndr", "setup", "dump", "snat"}
-	engineOnly = []string{"proto", "ip", "order", "shards", "batch", "new-rate", "lifecycle", "flood", "checksum"}
+	engineOnly = []string{"proto", "ip", "order", "shards", "batch", "new-rate", "lifecycle", "flood", "checksum", "rules"}
 )
 
 func (w *wireFlags) register(f *pflag.FlagSet) {
@@ -69,7 +69,7 @@ type wireCompared struct {
 
 func (w *wireFlags) run(cmd *cobra.Command, b *benchFlags) error {
 	if name := firstChanged(cmd, engineOnly); name != "" {
-		return usageError{fmt.Errorf("--%s cannot be had with --wire, which sends UDP over IPv4", name)}
+		return usageError{fmt.Errorf("--%s is for measurements in memory, not for --wire", name)}
 	}
 	subjects, o, err := w.options(b)
 	if err != nil {
@@ -115,7 +115,7 @@ const fcsLen = 4
 func (w *wireFlags) options(b *benchFlags) (subjects []wire.Subject, o wire.Options, err error) {
 	size, isIMIX, err := frameSize(b.size)
 	if err == nil && isIMIX {
-		err = errors.New("--size imix cannot be had with --wire")
+		err = errors.New("--size imix is for measurements in memory, not for --wire")
 	}
 	if err != nil {
 		return nil, o, err

@@ -31,6 +31,7 @@ type replayOptions struct {
 	rules, rules6           string
 	helpers                 []shard.Assignment
 	expect                  bool
+	stdin                   io.Reader
 }
 
 func replayCommand() *cobra.Command {
@@ -39,7 +40,7 @@ func replayCommand() *cobra.Command {
 		Use:   "replay [flags] CAPTURE...",
 		Short: "Run captures through the tracker and print the final table",
 		Long: `Read pcap and pcapng captures (Ethernet, raw IP, Linux cooked, PPP, loopback; also gzipped),
-one after the other, with the capture's own time as the clock, and print the
+one after the other (- is standard input), with the capture's own time as the clock, and print the
 connections that are alive at the end as 'list' does.
 
 With --verdicts print one JSON object for each frame instead:
@@ -65,6 +66,7 @@ checksums that a device was to complete is said on stderr: see --partial-checksu
   xdpct replay --rules rules.v4 --verdicts mixed.pcap`,
 		Args: args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, files []string) error {
+			o.stdin = cmd.InOrStdin()
 			return o.run(cmd.OutOrStdout(), cmd.ErrOrStderr(), files)
 		},
 	}
@@ -200,7 +202,7 @@ func (s *outSink) Close() (err error) {
 }
 
 func (o *replayOptions) replayFile(r *engine.Replay, name string, n *int, w *bufio.Writer, sink *outSink) error {
-	in, err := capture.Open(name)
+	in, err := o.open(name)
 	if err != nil {
 		return err
 	}
@@ -228,6 +230,14 @@ func (o *replayOptions) replayFile(r *engine.Replay, name string, n *int, w *buf
 			}
 		}
 	}
+}
+
+// open opens a capture, - for standard input.
+func (o *replayOptions) open(name string) (*capture.Reader, error) {
+	if name == "-" {
+		return capture.NewReader("standard input", o.stdin)
+	}
+	return capture.Open(name)
 }
 
 // foreignFrames counts frames of link types that nothing is known of.

@@ -49,7 +49,7 @@ What is not supported is refused by line, column and token, and nothing is ever
 accepted and ignored; the rules in force then stay.
 
 Rules for packets that a router or bridge forwards are applied: tables raw, mangle,
-nat and filter, in PREROUTING, FORWARD and POSTROUTING. Those in INPUT and OUTPUT
+nat, filter and security, in PREROUTING, FORWARD and POSTROUTING. Those in INPUT and OUTPUT
 are for the host's own packets: they are kept, printed back, and left to the kernel.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

@@ -42,6 +42,9 @@ however it ends.`,
   xdpct run -c xdpct.yaml`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if config == "" {
+				return usageError{errors.New("-c FILE is required: the configuration")}
+			}
 			cfg, err := engine.LoadConfig(config)
 			if err != nil {
 				return err
@@ -55,7 +58,6 @@ however it ends.`,
 		},
 	}
 	cmd.Flags().StringVarP(&config, "config", "c", "", "the configuration, in YAML (required)")
-	_ = cmd.MarkFlagRequired("config")
 	return cmd
 }
 

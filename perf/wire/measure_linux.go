@@ -202,7 +202,7 @@ func Measure(name Subject, o Options) (r Result, err error) {
 	})
 	r.Name = name
 	if err != nil {
-		err = fmt.Errorf("%s: %w", name, err)
+		err = fmt.Errorf("measuring %s: %w", name, err)
 	}
 	return r, err
 }
