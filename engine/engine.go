@@ -135,10 +135,10 @@ func (e *Engine) owner(t flow.Tuple) *worker {
 // lookupPorts finds the interfaces and returns the number of shards.
 func (e *Engine) lookupPorts() (shards int, err error) {
 	shards = e.cfg.Shards
-	for _, pc := range e.cfg.Ports {
+	for i, pc := range e.cfg.Ports {
 		ifi, err := rx.LookupInterface(pc.Interface)
 		if err != nil {
-			return 0, err
+			return 0, badItem("ports", i, "%v", err)
 		}
 		if shards == 0 {
 			shards = ifi.Queues

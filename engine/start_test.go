@@ -96,6 +96,22 @@ func TestStartWarns(t *testing.T) {
 	}
 }
 
+// TestDriverMTU: an MTU that the driver does not take with XDP is named as what is wrong.
+func TestDriverMTU(t *testing.T) {
+	testenv.Root(t)
+	testenv.Program(t, "ip")
+	ns, err := netlab.NewNS("ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ns.Close)
+	ip(t, ns, "link add p mtu 9000 type veth peer name q mtu 9000")
+	ip(t, ns, "link set p up")
+	if _, err := openIn(t, ns, func(c *Config) { c.XDP = rx.ModeDriver }); err == nil || !strings.Contains(err.Error(), "the MTU is more than the driver takes with XDP") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestBadRulesOpenNothing: rules that are wrong are found before any port is opened, so
 // that no frame is taken from the host (F47).
 func TestBadRulesOpenNothing(t *testing.T) {

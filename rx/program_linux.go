@@ -165,6 +165,9 @@ func (p *Program) attach(ifindex int) (err error) {
 		flags = link.XDPGenericMode
 	}
 	if p.link, err = link.AttachXDP(link.XDPOptions{Program: p.objs.xdp, Interface: ifindex, Flags: flags}); err != nil {
+		if errors.Is(err, unix.ERANGE) {
+			err = fmt.Errorf("the MTU is more than the driver takes with XDP (lower it, or use generic mode): %w", err)
+		}
 		return fmt.Errorf("attaching the XDP program in %s mode: %w", p.mode, privilege(err))
 	}
 	return nil

@@ -311,14 +311,14 @@ func TestOpenErrors(t *testing.T) {
 	}
 	t.Cleanup(func() { tun.Close() })
 	for _, c := range []struct{ config, want string }{
-		{"mode: tap\nports: [{interface: none}]\n", `there is no interface "none"`},
+		{"mode: tap\nports: [{interface: none}]\n", `line 2: ports: there is no interface "none"`},
 		{"mode: bridge\nports: [{interface: one}, {interface: three}]\n", "interface three has no link header"},
 		{"mode: bridge\nports: [{interface: one}, {interface: two}]\n", "interface two has 2 receive queues for 1 shards"},
 		{"mode: tap\nports: [{interface: two}]\nshards: 1\n", "interface two has 2 receive queues for 1 shards"},
 	} {
 		p := startProgram(t, box, c.config)
 		err := p.cmd.Wait()
-		if err == nil || p.cmd.ProcessState.ExitCode() != exitFailed || !strings.Contains(p.stderr.String(), "xdpct: "+c.want) {
+		if err == nil || p.cmd.ProcessState.ExitCode() != exitFailed || !strings.Contains(p.stderr.String(), ": "+c.want) {
 			t.Errorf("%q: %v: %s, want %q", c.config, err, p.stderr.String(), c.want)
 		}
 		for _, name := range []string{"one", "two"} {
