@@ -197,14 +197,17 @@ func (e *Engine) makeWorkers(n int) error {
 	if err != nil {
 		return err
 	}
-	perShard := chunksPerPort*len(e.ports) + chunksBeside
-	if e.umem, err = rx.NewUMEM(perShard*n, e.cfg.FrameSize); err != nil {
-		return err
-	}
 	start := time.Now()
 	sc := e.cfg.Settings.shardConfig(n, &e.secret, &e.cfg.Zoning)
 	sc.Epoch = start.UnixNano()
 	sc.Forwards, sc.Translates = e.cfg.forwards(), e.cfg.Mode == Router
+	perShard := chunksPerPort*len(e.ports) + chunksBeside
+	if err := e.checkMemory(n, &sc, uint64(n*perShard)*uint64(e.cfg.FrameSize)); err != nil {
+		return err
+	}
+	if e.umem, err = rx.NewUMEM(perShard*n, e.cfg.FrameSize); err != nil {
+		return err
+	}
 	if sc.Translates {
 		var key nat.Key
 		if err := secrets(key[:]); err != nil {

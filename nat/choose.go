@@ -30,6 +30,16 @@ func NewShared(shards, connections int, key Key) *Shared {
 	return s
 }
 
+// SharedSize returns the bytes of what NewShared makes for so many connections.
+func SharedSize(shards, connections int) int {
+	const line = 64 // a cache line: claims are one, mappings four
+	size := 4 * line * numSources(connections)
+	if shards > 1 {
+		size += line * numClaims(connections)
+	}
+	return size
+}
+
 // SourceStats returns the counters of the mappings that are remembered.
 func (s *Shared) SourceStats() SourceStats { return s.sources.Stats() }
 

@@ -58,9 +58,10 @@ const (
 // NewDirectory returns a Directory with room for claims of so many connections, two of
 // each: it then is two thirds full. Valid iff connections >= 1.
 func NewDirectory(connections int, key Key) *Directory {
-	n := max((3*connections+7)/8, 2)
-	return &Directory{secret: key.secret(domainTuple), buckets: make([]claims, n)}
+	return &Directory{secret: key.secret(domainTuple), buckets: make([]claims, numClaims(connections))}
 }
+
+func numClaims(connections int) int { return max((3*connections+7)/8, 2) }
 
 // SetFilter says of which addresses tuples are to be claimed, and looked for. It must
 // not lose an address of a tuple that is claimed.

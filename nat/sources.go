@@ -40,8 +40,10 @@ const busy = 1<<32 - 1 // of use: somebody writes the place
 // NewSources returns Sources with room for the mappings of so many connections: it then is
 // three quarters full. Valid iff connections >= 1.
 func NewSources(connections int, key Key) *Sources {
-	return &Sources{key: key, buckets: make([]mappings, max((connections+5)/6, 2))}
+	return &Sources{key: key, buckets: make([]mappings, numSources(connections))}
 }
+
+func numSources(connections int) int { return max((connections+5)/6, 2) }
 
 // bucketsOf returns the two buckets for the source of t, and its fingerprint.
 func (s *Sources) bucketsOf(t *flow.Tuple) (b [2]*mappings, fingerprint uint64) {

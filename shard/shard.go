@@ -173,6 +173,16 @@ func New(cfg Config, now int64) (*Shard, error) {
 	return s, nil
 }
 
+// Size returns the bytes that a shard takes once it has as many connections as it may, of
+// what grows with that number. What shards share (Config.NAT) is not among it.
+func Size(cfg *Config) int {
+	size := table.Size(cfg.MaxConns, cfg.Translates)
+	if cfg.Forwards {
+		size += table.SizeBeside[[2]path](cfg.MaxConns)
+	}
+	return size
+}
+
 // Close frees the shard's memory.
 func (s *Shard) Close() error {
 	err := s.table.Close()

@@ -64,6 +64,9 @@ func MapBeside[T any](n int) (*Beside[T], error) {
 	return &Beside[T]{carve[T](&rest, n), a}, nil
 }
 
+// SizeBeside returns the bytes that MapBeside maps for n entries.
+func SizeBeside[T any](n int) int { return sizeOf[T](n) }
+
 // Expect asks for what packets from to to-1 of a batch, which are located, will need.
 func (b *Beside[T]) Expect(batch *Batch, from, to int) {
 	if from < to {

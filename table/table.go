@@ -71,12 +71,27 @@ func NewTwoKeyed(maxConns int, secret *flow.Secret, now int64, removed func(uint
 	return makeTable(maxConns, 2, secret, now, removed)
 }
 
+// Size returns the bytes that a table of maxConns connections takes when it is full: of one
+// that is two-keyed, with extras for all of them; of another, which has them where something
+// asks for one, without.
+func Size(maxConns int, twoKeyed bool) int {
+	if twoKeyed {
+		return arenaSize(maxConns, 2) + sizeOf[flow.Extra](maxConns)
+	}
+	return arenaSize(maxConns, 1)
+}
+
+// arenaSize returns the size of what New maps at once.
+func arenaSize(maxConns, keys int) int {
+	return sizeOf[bucket](numBuckets(keys*maxConns)) + sizeOf[flow.Conn](maxConns) + sizeOf[timerwheel.Link](timerwheel.Links(maxConns))
+}
+
 func makeTable(maxConns, keys int, secret *flow.Secret, now int64, removed func(uint32, *flow.Conn, Cause)) (*Table, error) {
 	if maxConns < 1 || maxConns > MaxConns {
 		return nil, fmt.Errorf("a table of %d connections: must be 1..%d", maxConns, MaxConns)
 	}
 	nb, nl := numBuckets(keys*maxConns), timerwheel.Links(maxConns)
-	a, err := newArena(sizeOf[bucket](nb) + sizeOf[flow.Conn](maxConns) + sizeOf[timerwheel.Link](nl))
+	a, err := newArena(arenaSize(maxConns, keys))
 	if err != nil {
 		return nil, err
 	}
