@@ -144,7 +144,11 @@ func (a *announcedIn) replay(t *testing.T, shards int, byRule bool) {
 func (a *announcedIn) rules(t *testing.T, f flow.Family) *syntax.Ruleset {
 	t.Helper()
 	to := fmt.Sprintf("-p %v --dport %d", a.proto, a.port)
-	r, err := syntax.Parse(strings.NewReader("*raw\n-A PREROUTING "+to+" -j CT --helper "+a.helper+"\nCOMMIT\n"+
+	raw := "*raw\n-A PREROUTING " + to + " -j CT --helper " + a.helper + "\nCOMMIT\n"
+	if id, _ := flow.HelperByName(a.helper); !id.Reads(a.proto, f) {
+		raw = ""
+	}
+	r, err := syntax.Parse(strings.NewReader(raw+
 		"*filter\n:FORWARD DROP [0:0]\n-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n-A FORWARD "+to+" -j ACCEPT\nCOMMIT\n"), "rules", f)
 	if err != nil {
 		t.Fatal(err)

@@ -49,25 +49,47 @@ func (l *Labels) Clear(n int) { l[n/64] &^= 1 << (n % 64) }
 // HelperID is a helper, 0 for none; HelperName says which.
 type HelperID uint8
 
-// helperNames are the helpers of Linux, and rsh and rpc, by their ids.
-var helperNames = [...]string{
-	"", "ftp", "irc", "tftp", "amanda", "sip", "pptp", "H.245", "Q.931", "RAS", "sane", "netbios-ns", "snmp",
-	"snmp_trap", "rsh", "rpc",
+// helpers are the helpers of Linux, and rsh and rpc, by their ids, with what their rules may
+// be of: the protocols and family of struct nf_conntrack_helper.
+var helpers = [...]struct {
+	name           string
+	tcp, udp, ipv6 bool
+}{
+	{}, {"ftp", true, false, true}, {"irc", true, false, false}, {"tftp", false, true, true}, {"amanda", false, true, true},
+	{"sip", true, true, true}, {"pptp", true, false, false}, {"H.245", true, false, true}, {"Q.931", true, false, true},
+	{"RAS", false, true, true}, {"sane", true, false, true}, {"netbios-ns", false, true, false}, {"snmp", false, true, false},
+	{"snmp_trap", false, true, false}, {"rsh", true, false, true}, {"rpc", true, true, false},
 }
 
 // HelperByName returns the helper of that name; ok is false if there is none.
 func HelperByName(name string) (h HelperID, ok bool) {
-	for i, n := range helperNames {
-		if n == name && i > 0 {
+	for i := range helpers {
+		if helpers[i].name == name && i > 0 {
 			return HelperID(i), true
 		}
 	}
 	return 0, false
 }
 
+// HelperNames returns the names of all helpers.
+func HelperNames() (names []string) {
+	for i := range helpers[1:] {
+		names = append(names, helpers[i+1].name)
+	}
+	return names
+}
+
+// Reads reports whether the helper reads connections of a protocol and family.
+func (h HelperID) Reads(p Proto, f Family) bool {
+	if h == 0 || int(h) >= len(helpers) || f == IPv6 && !helpers[h].ipv6 {
+		return false
+	}
+	return p == TCP && helpers[h].tcp || p == UDP && helpers[h].udp
+}
+
 func (h HelperID) String() string {
-	if int(h) < len(helperNames) {
-		return helperNames[h]
+	if int(h) < len(helpers) {
+		return helpers[h].name
 	}
 	return "unknown"
 }

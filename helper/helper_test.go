@@ -56,3 +56,20 @@ func TestTranslated(t *testing.T) {
 		t.Error("peers")
 	}
 }
+
+// TestReads: flow says of each helper what it reads, by which rules are checked.
+func TestReads(t *testing.T) {
+	all := All()
+	for id := range flow.HelperID(len(all)) {
+		for _, f := range []flow.Family{flow.IPv4, flow.IPv6} {
+			for _, p := range []flow.Proto{flow.TCP, flow.UDP, flow.GRE, flow.ICMP} {
+				if got, want := id.Reads(p, f), all.Of(id, p, f) != nil; got != want {
+					t.Errorf("%v, %v, %v: %v, the helper says %v", id, p, f, got, want)
+				}
+			}
+		}
+	}
+	if n := len(flow.HelperNames()); n != 15 {
+		t.Errorf("%d names", n)
+	}
+}

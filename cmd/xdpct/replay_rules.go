@@ -35,13 +35,16 @@ func (f helperFlag) Set(text string) error {
 	if !ok1 || !ok2 || err != nil || n == 0 || proto != "tcp" && proto != "udp" {
 		return fmt.Errorf("%q: must be as tcp/21=ftp or udp/69=tftp", text)
 	}
-	helper, ok := flow.HelperByName(name)
-	if !ok {
-		return fmt.Errorf("there is no helper %q", name)
+	helper, err := syntax.HelperByName(name)
+	if err != nil {
+		return err
 	}
 	a := shard.Assignment{Proto: flow.TCP, Port: uint16(n), Helper: helper}
 	if proto == "udp" {
 		a.Proto = flow.UDP
+	}
+	if !helper.Reads(a.Proto, flow.IPv4) {
+		return fmt.Errorf("helper %v does not read %v", helper, a.Proto)
 	}
 	*f.all = append(*f.all, a)
 	return nil
@@ -82,6 +85,9 @@ func (o *replayOptions) assign(r *syntax.Ruleset, f flow.Family) error {
 	var text strings.Builder
 	text.WriteString("*raw\n:PREROUTING ACCEPT [0:0]\n")
 	for _, a := range o.helpers {
+		if !a.Helper.Reads(a.Proto, f) {
+			continue // it is for IPv4 only
+		}
 		fmt.Fprintf(&text, "-A PREROUTING -p %v --dport %d -j CT --helper %v\n", a.Proto, a.Port, a.Helper)
 	}
 	text.WriteString("COMMIT\n")

@@ -112,7 +112,8 @@ func TestReplayHelperBad(t *testing.T) {
 		want string
 	}{
 		{[]string{"--helper", "ftp"}, "tcp/21=ftp"}, {[]string{"--helper", "sctp/21=ftp"}, "tcp/21=ftp"}, {[]string{"--helper", "tcp/0=ftp"}, "tcp/21=ftp"},
-		{[]string{"--helper", "tcp/21=gopher"}, `no helper "gopher"`}, {[]string{"--rules", nat}, "table nat"}, {[]string{"--rules", nat + "x"}, "no such file"},
+		{[]string{"--helper", "tcp/21=gopher"}, `no helper "gopher"`}, {[]string{"--helper", "udp/21=ftp"}, "does not read udp"},
+		{[]string{"--helper", "tcp/21=FTP"}, "but ftp: case counts"}, {[]string{"--rules", nat}, "table nat"}, {[]string{"--rules", nat + "x"}, "no such file"},
 	} {
 		if _, errOut, code := runCLI(t, append([]string{"replay", pcap}, c.args...)...); code == 0 || !strings.Contains(errOut, c.want) {
 			t.Errorf("%v: exit code %d, %q", c.args, code, errOut)

@@ -273,7 +273,7 @@ func (t *CT) options() []option {
 	}
 }
 
-func (t *CT) check(_ *Rule, at place) error {
+func (t *CT) check(r *Rule, at place) error {
 	if err := needsTable(at, "raw"); err != nil {
 		return err
 	}
@@ -281,8 +281,8 @@ func (t *CT) check(_ *Rule, at place) error {
 		return errors.New("--ctevents and --expevents are not supported: subscribers choose their events (xdpct events, conntrack -E -e)")
 	}
 	if t.Helper.Set {
-		if _, ok := flow.HelperByName(t.Helper.S); !ok {
-			return fmt.Errorf("there is no helper %q", t.Helper.S)
+		if err := t.checkHelper(r, at.family); err != nil {
+			return err
 		}
 	}
 	n := 0
@@ -299,3 +299,59 @@ func (t *CT) check(_ *Rule, at place) error {
 	}
 	return nil
 }
+
+// checkHelper refuses a helper that reads none of the connections that the rule is of
+// (xt_ct_set_helper, __nf_conntrack_helper_find).
+func (t *CT) checkHelper(r *Rule, f flow.Family) error {
+	if _, err := HelperByName(t.Helper.S); err != nil {
+		return err
+	}
+	of := helperProtos(t.Helper.S, f)
+	if p, ok := r.Base.Proto.Only(); ok && slices.Contains(of, p) {
+		return nil
+	}
+	if len(of) == 0 {
+		return fmt.Errorf("helper %s is for IPv4 only", t.Helper.S)
+	}
+	which := "-p " + of[0].String()
+	if len(of) > 1 {
+		which += " or -p " + of[1].String()
+	}
+	return fmt.Errorf("helper %s needs %s", t.Helper.S, which)
+}
+
+// helperProtos returns the protocols of the connections that a helper reads, none if it does
+// not read those of a family.
+func helperProtos(name string, f flow.Family) (of []flow.Proto) {
+	h, _ := flow.HelperByName(name)
+	for _, p := range []flow.Proto{flow.TCP, flow.UDP} {
+		if h.Reads(p, f) {
+			of = append(of, p)
+		}
+	}
+	return of
+}
+
+// HelperByName returns the helper of that name that rules may attach. The error says which
+// there are.
+func HelperByName(name string) (flow.HelperID, error) {
+	all := slices.DeleteFunc(flow.HelperNames(), func(n string) bool { return n == inCalls })
+	if name == inCalls {
+		return 0, fmt.Errorf("helper %s has no port: it comes with the calls that Q.931 reads", name)
+	}
+	if h, ok := flow.HelperByName(name); ok {
+		return h, nil
+	}
+	for _, n := range all {
+		if strings.EqualFold(n, name) {
+			return 0, fmt.Errorf("there is no helper %q, but %s: case counts", name, n)
+		}
+	}
+	if s := similar(name, all); s != "" {
+		return 0, fmt.Errorf("there is no helper %q; %s? There are %s", name, s, strings.Join(all, ", "))
+	}
+	return 0, fmt.Errorf("there is no helper %q; there are %s", name, strings.Join(all, ", "))
+}
+
+// inCalls is the one helper that no rule attaches: no port is known for it.
+const inCalls = "H.245"
