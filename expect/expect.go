@@ -118,12 +118,6 @@ func (e *Expectation) sameAs(o *Expectation) bool {
 	return e.Master == o.Master && e.Class == o.Class && e.Tuple == o.Tuple && e.Mask == o.Mask
 }
 
-// Renews reports whether o announces what e does, in whatever place it was expected.
-func (e *Expectation) Renews(o *Expectation) bool {
-	return e.Master == o.Master && e.Class == o.Class && e.Tuple.L4.Proto() == o.Tuple.L4.Proto() &&
-		e.Follow.Dst == o.Follow.Dst && e.Follow.Port == o.Follow.Port && e.Dir == o.Dir
-}
-
 // Why Insert refuses an expectation.
 var (
 	ErrBusy = errors.New("another expectation overlaps it")           // EBUSY

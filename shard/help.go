@@ -35,6 +35,7 @@ type helped struct {
 	id    flow.HelperID
 	entry uint32
 	keys  []flow.Tuple // of its tunnel
+	told  []toldPort   // the last one last
 }
 
 // Assignment gives new connections a helper where there are no rules to do that (replay).
@@ -207,7 +208,7 @@ func (s *Shard) overhear(p *packet.Packet, v *Verdict, ref connRef) {
 func (s *Shard) show(f *helped, p *packet.Packet, v *Verdict) (r helper.Result, seq uint32) {
 	data, whole := p.Payload()
 	env := &s.help.env
-	env.s, env.f = s, f
+	*env = helpEnv{s: s, f: f}
 	if p.Proto != flow.TCP {
 		if whole {
 			r = f.Datagram(&f.conn, env, v.Dir, data)

@@ -3,6 +3,7 @@ package shard
 import (
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
@@ -11,8 +12,9 @@ import (
 
 // helpEnv is what a message is read in: helper.Env. It is made for one packet.
 type helpEnv struct {
-	s *Shard
-	f *helped
+	s     *Shard
+	f     *helped
+	tried int // how often expectations were tried to be entered for it
 }
 
 // maxLife is the longest life of an expectation, in seconds.
@@ -21,6 +23,10 @@ const maxLife = 300
 // portTries is how many ports are tried for an expectation: half of them from the one that
 // was asked for upwards, the others from anywhere on (nf_nat_exp_find_port tries 128).
 const portTries = 128
+
+// packetTries is how often expectations are tried to be entered for one packet. What goes
+// beyond is refused as by a limit: it is sent again, and read then.
+const packetTries = portTries + 32
 
 // Map implements helper.Env (map_addr of nf_nat_sip): what is the sender's own, and what is
 // its peer as it knows it, is written as the peer knows it.
@@ -126,7 +132,7 @@ func (e *helpEnv) expectation(m *helper.Message, x *helper.Expected) expect.Expe
 			L4:  flow.MakeL4(c.Family, x.Proto, e.master().L4.Zone(), from.Port(), x.To.Port()),
 		},
 		Master: *e.master(), Helper: e.f.id, Class: uint8(x.Class), Child: x.Helper, Dir: peer,
-		Announcer: follow.Dst, SourceLimit: s.cfg.ExpectPerSource, Follow: follow,
+		Announcer: announcer(follow.Dst, c.Family), SourceLimit: s.cfg.ExpectPerSource, Follow: follow,
 	}
 	if from.Addr().IsValid() && !from.Addr().IsUnspecified() {
 		n.Tuple.Src, n.Mask.Src = flow.AddrFrom(from.Addr()), expect.ExactSource.Src
@@ -148,11 +154,20 @@ func (e *helpEnv) expectation(m *helper.Message, x *helper.Expected) expect.Expe
 	return n
 }
 
+// announcer returns whom an address stands for in the share of one source: a host has a /64 of
+// IPv6 to itself (RFC 7934).
+func announcer(a flow.Addr, f flow.Family) flow.Addr {
+	if f == flow.IPv6 {
+		a.Lo = 0
+	}
+	return a
+}
+
 // enter finds ports for expectations, whose distances from the first one stay, enters them,
 // and returns the first one's.
 func (e *helpEnv) enter(m *helper.Message, xs []helper.Expected, es []expect.Expectation) (port uint16, err error) {
 	s, c, first := e.s, m.Conn, xs[0].To
-	if c.Self(m.Dir).Addr() == c.Seen(m.Dir).Addr() {
+	if !es[0].Follow.On {
 		return first.Port(), e.insert(es)
 	}
 	lowest := uint16(lowestPort)
@@ -163,8 +178,8 @@ func (e *helpEnv) enter(m *helper.Message, xs []helper.Expected, es []expect.Exp
 	if first == c.Self(m.Dir) {
 		asked = c.Seen(m.Dir).Port()
 	}
-	if was := s.cfg.Expect.OfMaster(e.master(), es[0].Renews); was != nil {
-		asked = was.Tuple.L4.Dst()
+	if was, ok := e.f.toldOf(xs[0].Proto, first); ok {
+		asked = was
 	}
 	port = asked
 	for try := range portTries {
@@ -177,6 +192,7 @@ func (e *helpEnv) enter(m *helper.Message, xs []helper.Expected, es []expect.Exp
 		}
 		switch err = e.insert(es); {
 		case err == nil:
+			e.f.tell(xs[0].Proto, first, port)
 			return port, nil
 		case !errors.Is(err, helper.ErrClash):
 			return 0, err
@@ -184,6 +200,38 @@ func (e *helpEnv) enter(m *helper.Message, xs []helper.Expected, es []expect.Exp
 		port++
 	}
 	return 0, helper.ErrNoPort
+}
+
+// toldPort is the port at which the peer knows an endpoint that was announced.
+type toldPort struct {
+	proto flow.Proto
+	to    netip.AddrPort
+	port  uint16
+}
+
+// maxTold is how many ports of a connection are remembered: more than any helper's classes
+// have at a time.
+const maxTold = 32
+
+// toldOf returns the port that the peer was told last of an endpoint. It is asked for first,
+// since the endpoint may have a connection by it that lives on, though nothing is expected any
+// more: the media of a call that somebody else has ended.
+func (f *helped) toldOf(p flow.Proto, to netip.AddrPort) (port uint16, ok bool) {
+	for _, t := range f.told {
+		if t.proto == p && t.to == to {
+			return t.port, true
+		}
+	}
+	return 0, false
+}
+
+// tell remembers the port that the peer is told of an endpoint.
+func (f *helped) tell(p flow.Proto, to netip.AddrPort, port uint16) {
+	f.told = slices.DeleteFunc(f.told, func(t toldPort) bool { return t.proto == p && t.to == to })
+	if len(f.told) == maxTold {
+		f.told = slices.Delete(f.told, 0, 1)
+	}
+	f.told = append(f.told, toldPort{p, to, port})
 }
 
 // place gives expectations ports from p on and around that translation may use at their
@@ -223,6 +271,9 @@ func (e *helpEnv) place(es []expect.Expectation, first, p, asked, lowest uint16)
 // insert enters expectations, unless a connection has one of their tuples already.
 func (e *helpEnv) insert(es []expect.Expectation) error {
 	s := e.s
+	if e.tried++; e.tried > packetTries {
+		return helper.ErrLimit
+	}
 	for i := range es {
 		if x := &es[i]; x.Mask == expect.ExactSource && s.tupleTaken(x.Tuple) {
 			return helper.ErrClash
