@@ -76,6 +76,7 @@ var (
 		"policy/match_recent.go":    {"sync/atomic"},
 		"icmplimit/icmplimit.go":    {"sync/atomic"},
 		"expect/expect.go":          {"sync", "sync/atomic"},
+		"expect/table.go":           {"sync", "sync/atomic"},
 	}
 	// arenaFile is the one file of the pure packages that may map memory.
 	arenaFile = filepath.Join("table", "arena_linux.go")
