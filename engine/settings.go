@@ -37,6 +37,8 @@ type Settings struct {
 	ExpectSource int
 	// HelperFlows is xdpct_helper_max and HelperKiB xdpct_helper_kib, of all shards together.
 	HelperFlows, HelperKiB int
+	// HelperSource is xdpct_helper_max_source, the most of HelperFlows that one source has begun.
+	HelperSource int
 	// Fragments are net.ipv4.ipfrag_time and nf_conntrack_frag6_timeout.
 	Fragments frag.Config
 	// AdaptiveStart and AdaptiveEnd, in percent of Max, shrink the timeouts of
@@ -47,7 +49,7 @@ type Settings struct {
 
 // DefaultSettings are those of Linux 6.18.
 func DefaultSettings() Settings {
-	return Settings{L4: l4.Linux(), Max: 262144, Checksum: true, ExpectMax: 4096, ExpectSource: 512, HelperFlows: 65536, HelperKiB: 65536, Fragments: frag.Linux(), AdaptiveEnd: 120}
+	return Settings{L4: l4.Linux(), Max: 262144, Checksum: true, ExpectMax: 4096, ExpectSource: 512, HelperFlows: 65536, HelperKiB: 65536, HelperSource: 4096, Fragments: frag.Linux(), AdaptiveEnd: 120}
 }
 
 // setting is one named value and its range.
@@ -114,6 +116,7 @@ var settings = []setting{
 	count("nf_conntrack_expect_max", "the most expectations", 1, 1<<16, func(s *Settings) *int { return &s.ExpectMax }),
 	count("xdpct_expect_max_source", "the most expectations of what one host announces; 0 is any number", 0, 1<<16, func(s *Settings) *int { return &s.ExpectSource }),
 	count("xdpct_helper_max", "the most connections that helpers read at a time", 1, 1<<22, func(s *Settings) *int { return &s.HelperFlows }),
+	count("xdpct_helper_max_source", "the most of them that one host has begun; 0 is any number", 0, 1<<22, func(s *Settings) *int { return &s.HelperSource }),
 	count("xdpct_helper_kib", "the most memory for what is incomplete and for edits, in KiB", 1, 1<<24, func(s *Settings) *int { return &s.HelperKiB }),
 	flag("nf_conntrack_checksum", "a wrong transport checksum is INVALID", func(s *Settings) *bool { return &s.Checksum }),
 	timeout("nf_conntrack_generic_timeout", "protocols without a tracker", func(t *l4.Timeouts) *uint32 { return &t.Generic }),
@@ -215,6 +218,7 @@ func (s *Settings) shardConfig(n int, secret *flow.Secret, z *Zoning) shard.Conf
 		Zones: zones, Policies: policies, Expect: expect.New(s.ExpectMax, secret),
 		ExpectPerSource: s.ExpectSource, Helpers: helper.All(),
 		HelpFlows: (s.HelperFlows + n - 1) / n, HelpBytes: s.HelperKiB << 10 / n,
+		HelpPerSource: (s.HelperSource + n - 1) / n,
 		Checks:        packet.Checks{Transport: s.Checksum},
 		Keys:          new(flow.GREKeys),
 		AdaptiveStart: per * s.AdaptiveStart / 100, AdaptiveEnd: per * s.AdaptiveEnd / 100,

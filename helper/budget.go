@@ -1,22 +1,40 @@
 package helper
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/xdpct/xdpct/flow"
+)
 
 // Budget is what the flows of a shard may use together, and what they count. It is used by one
 // goroutine.
 type Budget struct {
 	Flows int // flows at a time, 0: as many as there are
 	Bytes int // bytes of incomplete messages and of edits, 0: as many as there are
+	// Source is how many flows one host may have begun, 0 for any number. Of the bytes it may
+	// use the same part, if that is more than leastShare.
+	Source int
 
 	Stats Stats
 
 	flows, bytes int
+	shares       map[flow.Addr]*share
 }
+
+// share is what one host uses.
+type share struct{ flows, bytes int }
+
+// leastShare is how many bytes a host may use at least, if there are as many: enough for the
+// longest message of a stream in both directions.
+const leastShare = 64 << 10
+
+// Full reports whether there are as many flows as there may be.
+func (b *Budget) Full() bool { return b.Flows > 0 && b.flows >= b.Flows }
 
 // Open returns a flow that is charged to the budget, nil if it has as many as it may: the
 // connection is then read by no helper. Close gives back what it used.
 func (b *Budget) Open(h *Helper) *Flow {
-	if b.Flows > 0 && b.flows >= b.Flows {
+	if b.Full() {
 		b.Stats.Full++
 		return nil
 	}
@@ -28,13 +46,17 @@ func (b *Budget) Open(h *Helper) *Flow {
 // Used returns how many flows there are, and how many bytes they use.
 func (b *Budget) Used() (flows, bytes int) { return b.flows, b.bytes }
 
-// charge takes n bytes, or gives back -n. ok is false if there are not as many.
-func (b *Budget) charge(n int) (ok bool) {
-	if n > 0 && b.Bytes > 0 && b.bytes+n > b.Bytes {
+// fits reports whether a flow of a host may take n bytes.
+func (b *Budget) fits(s *share, n int) bool {
+	switch {
+	case b.Bytes == 0:
+		return true
+	case b.bytes+n > b.Bytes:
 		return false
+	case s == nil || b.Source == 0 || b.Flows == 0:
+		return true
 	}
-	b.bytes += n
-	return true
+	return s.bytes+n <= max(b.Bytes/b.Flows*b.Source, leastShare)
 }
 
 // Why a flow is read no further, besides what a Session says.
@@ -43,7 +65,7 @@ var (
 	ErrGap       = errors.New("bytes were acknowledged that were never seen") // another path, or lost before us
 	ErrConflict  = errors.New("bytes were sent again that are others now")
 	ErrBudget    = errors.New("no memory is left for what is incomplete") // Budget.Bytes
-	ErrEdits     = errors.New("more edits of a message than can be remembered")
+	ErrEdits     = errors.New("more edits than can be remembered")        // of a message, or in all (Budget.Bytes)
 )
 
 // ErrPassed is why Env.Expect enters nothing for a message of which a part has gone on
@@ -68,6 +90,8 @@ var (
 type Stats struct {
 	Flows    uint64 // connections that were read
 	Full     uint64 // connections that were not, since there were Budget.Flows of them
+	Crowded  uint64 // connections that were not, since their source had Budget.Source of them
+	Evicted  uint64 // connections that were read no further, for another's sake: nobody had answered
 	Messages uint64 // messages read
 	Edits    uint64 // edits made; those of retransmissions do not count again
 	Passed   uint64 // messages that went on unread, since half of one was sent again alone
@@ -85,6 +109,8 @@ type Stats struct {
 func (s *Stats) Add(o *Stats) {
 	s.Flows += o.Flows
 	s.Full += o.Full
+	s.Crowded += o.Crowded
+	s.Evicted += o.Evicted
 	s.Messages += o.Messages
 	s.Edits += o.Edits
 	s.Passed += o.Passed

@@ -13,18 +13,21 @@ import (
 //
 // For each packet of a TCP connection, in the window and with valid checksums, the owner calls
 //
-//  1. Begin, if it is a SYN: with the sequence number behind it
+//  1. Answer, if it is a SYN that has ACK set: it says where both streams begin
 //  2. Acked, if it has ACK set: with the number as the packet has it
 //  3. Segment, if it has a payload or FIN: what becomes of that
 //  4. Seq, if there was no Segment to say it, and Ack and Sack, if Adjusted: the numbers as
 //     they are to be written
 //
-// and Close when the connection ends. Seq, Ack, Sack and the edits of what is sent again go on
+// Segments without ACK are not read (SYN, RST). Answered says who is to be charged, and Close is
+// called when the connection ends. Seq, Ack, Sack and the edits of what is sent again go on
 // for as long as the connection lives, whether its helper is on or off.
 type Flow struct {
 	h       *Helper
 	session Session
 	budget  *Budget
+	share   *share    // of the host that is charged, nil: none
+	from    flow.Addr // that host
 	streams [2]stream // by direction of the data
 	err     error     // the helper is off
 	closed  bool
@@ -123,11 +126,61 @@ func (f *Flow) Close() {
 	}
 	f.closed = true
 	f.budget.flows--
+	defer f.unshare()
 	for i := range f.streams {
 		s := &f.streams[i]
 		s.adj = adjust{}
 		f.settle(s)
-		f.budget.charge(-s.drop())
+		f.charge(-s.drop())
+	}
+}
+
+// Answered charges the host that has begun the connection with it: from is its address, or what
+// stands for all that it has. It is called when the other side has answered, since who sends
+// first may not be who it says. ok is false if it has as many flows as it may: the flow is to be
+// closed.
+func (f *Flow) Answered(from flow.Addr) (ok bool) {
+	b := f.budget
+	s := b.shares[from]
+	if s == nil {
+		if b.shares == nil {
+			b.shares = map[flow.Addr]*share{}
+		}
+		s = new(share)
+		b.shares[from] = s
+	}
+	if b.Source > 0 && s.flows >= b.Source {
+		b.Stats.Crowded++
+		return false
+	}
+	s.flows++
+	f.share, f.from = s, from
+	return true
+}
+
+// unshare has the host charged no longer.
+func (f *Flow) unshare() {
+	if s := f.share; s != nil {
+		if s.flows--; s.flows == 0 {
+			delete(f.budget.shares, f.from)
+		}
+	}
+}
+
+// charge takes n bytes, or gives back -n. ok is false if there are not as many.
+func (f *Flow) charge(n int) (ok bool) {
+	if n > 0 && !f.budget.fits(f.share, n) {
+		return false
+	}
+	f.use(n)
+	return true
+}
+
+// use takes n bytes, whether there are as many or not, or gives back -n.
+func (f *Flow) use(n int) {
+	f.budget.bytes += n
+	if f.share != nil {
+		f.share.bytes += n
 	}
 }
 
@@ -159,16 +212,35 @@ func (f *Flow) Sack(d flow.Direction, left, right uint32) (l, r uint32) {
 	return l, r
 }
 
-// Begin says that the first byte of direction d is seq: the number behind the SYN. Without it
-// nothing is read. A SYN sent again changes nothing, another one does until there was data or
-// the other side has acknowledged it.
-func (f *Flow) Begin(d flow.Direction, seq uint32) {
-	s := &f.streams[d]
-	if s.begun && (s.adj.heard || s.read != s.start || len(s.buf) > 0 || len(s.ahead) > 0) {
+// Answer says that a SYN of direction d, with seq behind it, has acknowledged that of the other
+// side by ack, both as the packet has them: there the streams begin. Without it nothing is read.
+// The same again changes nothing. Other numbers mean that the connection has begun anew, and
+// so does what is read; the numbers of each side stay as far from those that the other one
+// reads as they were.
+func (f *Flow) Answer(d flow.Direction, seq, ack uint32) {
+	o := d.Other()
+	start := f.Ack(d, ack)
+	own, other := &f.streams[d], &f.streams[o]
+	if own.begun && other.begun && own.start == seq && other.start == start {
 		return
 	}
-	s.begun, s.start, s.read = true, seq, seq
-	s.adj = adjust{top: seq, started: true}
+	if own.begun || other.begun {
+		f.session, f.err = f.h.New(), nil
+	}
+	shift := f.Seq(d, seq) - seq
+	f.begin(d, seq, shift)
+	f.begin(o, start, ack-start)
+}
+
+// begin has direction d begin at seq, which the receiver reads as seq+shift.
+func (f *Flow) begin(d flow.Direction, seq, shift uint32) {
+	s := &f.streams[d]
+	f.charge(-s.drop())
+	*s = stream{
+		begun: true, start: seq, read: seq, paid: s.paid,
+		adj: adjust{top: seq, started: true, base: shift, edited: s.adj.edited},
+	}
+	f.settle(s)
 }
 
 // Acked says that a packet of direction d acknowledges everything before ack, the number as
@@ -253,8 +325,8 @@ func (f *Flow) early(c *Conn, s *stream, seq uint32, payload []byte) Result {
 		f.budget.Stats.Early++
 		return Result{Drop: flow.ReasonHelperEarly}
 	}
-	if b := f.budget; b.Bytes == 0 || b.bytes+len(payload) <= b.Bytes {
-		b.charge(s.stash(seq, payload, f.h.Limit))
+	if f.budget.fits(f.share, len(payload)) {
+		f.charge(s.stash(seq, payload, f.h.Limit))
 	}
 	return f.emit(s, seq, nil, payload, seq+uint32(len(payload)), flow.NoReason)
 }
@@ -293,7 +365,7 @@ func (f *Flow) fresh(c *Conn, env Env, d flow.Direction, seq uint32, payload []b
 		held = work[:seq-begin]
 	}
 	joined, removed, same := s.join(work)
-	f.budget.charge(-removed)
+	f.charge(-removed)
 	if !same {
 		f.off(ErrConflict)
 		return f.emit(s, seq, held, payload, end, flow.NoReason)
@@ -369,7 +441,11 @@ func (f *Flow) parse(c *Conn, env Env, d flow.Direction, data []byte, edit, mayD
 
 // enter makes edits of the message at read.
 func (f *Flow) enter(s *stream, edits []Edit) error {
-	if !s.adj.fits(edits) {
+	cost := len(edits) * editCost
+	for i := range edits {
+		cost += len(edits[i].With)
+	}
+	if !s.adj.fits(edits) || !f.budget.fits(f.share, cost) {
 		return ErrEdits
 	}
 	s.adj.enter(s.read, edits)
@@ -378,18 +454,18 @@ func (f *Flow) enter(s *stream, edits []Edit) error {
 	return nil
 }
 
-// settle charges the budget with the edits that are remembered. They are bounded, and the peer
-// has been told of them: there is no refusing them.
+// settle charges the budget with the edits that are remembered: enter has seen to it that they
+// fit, and the peer has been told of them.
 func (f *Flow) settle(s *stream) {
 	n := s.adj.cost() - s.paid
 	s.paid += n
-	f.budget.bytes += n
+	f.use(n)
 }
 
 // keep keeps rest, which begins at read, of a stream that had old bytes before. ok is false if
 // the budget does not allow it.
 func (f *Flow) keep(s *stream, rest []byte, old int) (ok bool) {
-	if !f.budget.charge(len(rest) - old) {
+	if !f.charge(len(rest) - old) {
 		s.buf = s.buf[:old]
 		return false
 	}
@@ -426,7 +502,7 @@ func (f *Flow) off(err error) {
 	f.err = err
 	f.budget.Stats.Off[indexOf(offErrors[:], err)]++
 	for i := range f.streams {
-		f.budget.charge(-f.streams[i].drop())
+		f.charge(-f.streams[i].drop())
 	}
 }
 

@@ -196,7 +196,7 @@ func newModel(t *rapid.T, edit bool) *model {
 			h.data = append(h.data, "A99:112"...)
 		}
 		m.hosts[d], m.peers[d] = h, &modelPeer{end: -1}
-		m.f.Begin(flow.Direction(d), h.isn)
+		m.f.begin(flow.Direction(d), h.isn, 0)
 	}
 	return m
 }

@@ -30,8 +30,8 @@ func newTalk(t *testing.T, c *Conn, h *Helper) *talk {
 	t.Helper()
 	k := &talk{t: t, c: c}
 	k.f = k.b.Open(h)
-	k.f.Begin(flow.Original, 1000)
-	k.f.Begin(flow.Reply, 1000)
+	k.f.begin(flow.Original, 1000, 0)
+	k.f.begin(flow.Reply, 1000, 0)
 	return k
 }
 
@@ -180,10 +180,12 @@ func TestConflict(t *testing.T) {
 
 // TestBegin: a stream is read from its first byte on or not at all (H1).
 func TestBegin(t *testing.T) {
-	k := newTalk(t, untranslated(), lineHelper)
-	k.f.Begin(flow.Original, 5000) // another SYN
+	k := &talk{t: t, c: untranslated()}
+	k.f = k.b.Open(lineHelper)
+	k.f.Answer(flow.Reply, 7000, 5000)
+	k.f.Acked(flow.Original, 7000)
 	k.says(5000, "A0:\n", "5000 A0:\n")
-	k.f.Begin(flow.Original, 1000) // too late
+	k.f.Answer(flow.Reply, 7000, 5000) // sent again
 	k.says(5004, "A1:\n", "5004 A1:\n")
 	k.expected(2)
 	k.f = k.b.Open(lineHelper)
@@ -192,12 +194,35 @@ func TestBegin(t *testing.T) {
 	k.expected(2)
 }
 
+// TestBeginAnew: a connection that begins with other numbers, while there is one still, is read
+// from its beginning; what is added to the numbers of each side stays the same, since the SYNs
+// have gone through with it.
+func TestBeginAnew(t *testing.T) {
+	for _, first := range []uint32{5000, 0x90000000} { // behind all edits, and, by the wrap, before them
+		k := newTalk(t, translated(), lineHelper)
+		k.says(1000, "A0:1\n", "1000 A0:ab\n")
+		k.says(1005, "A1:1", "helper_held")
+		before := k.f.Seq(flow.Original, first) - first // with which the SYN goes on
+		k.f.Answer(flow.Reply, 77, first+before)
+		k.f.Acked(flow.Reply, first+before)
+		k.says(first, "A2:1\n", fmt.Sprintf("%d A2:ab\n", first+before))
+		k.says(first+5, "A3:1\n", fmt.Sprintf("%d A3:ab\n", first+before+6))
+		if n := k.f.Ack(flow.Reply, first+before+12); n != first+10 {
+			t.Errorf("the sender is told of %d bytes", n-first)
+		}
+		k.off(nil)
+		if _, bytes := k.b.Used(); bytes != k.f.streams[0].adj.cost() {
+			t.Errorf("%d bytes are charged", bytes)
+		}
+	}
+}
+
 // TestNumbers: sequence and acknowledgement numbers and SACK edges between the spaces of the
 // sender and of the receiver, around edits that lengthen and shorten and over the wrap.
 func TestNumbers(t *testing.T) {
 	k := newTalk(t, translated(), lineHelper)
 	const isn = 0xfffffffa
-	k.f.Begin(flow.Original, isn)
+	k.f.begin(flow.Original, isn, 0)
 	// A 0 : a 1 1 b 0 c \n      sender:   0 1 2 3 4 5 6 7 8 9 10
 	// A 0 : a abab (b) c \n     receiver: 0 1 2 3 4 ----- 8 9 10 11
 	isn32 := uint32(isn)
@@ -322,25 +347,6 @@ func TestTooLong(t *testing.T) {
 	k.says(1000, "A0:", "helper_held")
 	k.says(1003, "111", "1000 A0:111")
 	k.off(ErrBudget)
-}
-
-// TestBudget: no more flows are read than the budget says.
-func TestBudget(t *testing.T) {
-	b := Budget{Flows: 1}
-	f := b.Open(lineHelper)
-	if b.Open(lineHelper) != nil || b.Stats.Full != 1 {
-		t.Error("more flows than allowed")
-	}
-	f.Close()
-	if b.Open(lineHelper) == nil {
-		t.Error("a flow was not given back")
-	}
-	var sum Stats
-	sum.Add(&b.Stats)
-	sum.Add(&b.Stats)
-	if sum.Flows != 4 || sum.Full != 2 {
-		t.Errorf("%+v", sum)
-	}
 }
 
 // TestWaits: if as many edits as are remembered are not acknowledged the next message waits
@@ -576,15 +582,6 @@ func TestLookahead(t *testing.T) {
 	k.says(1000, "a\nb", "helper_held")
 	k.says(1000, "a\nb", "1000 a\nb")
 	k.says(1003, "c\nd", "1003 c\nd")
-}
-
-// TestBeginAcknowledged: once the other side has acknowledged a SYN no other one counts.
-func TestBeginAcknowledged(t *testing.T) {
-	k := newTalk(t, translated(), lineHelper)
-	k.f.Acked(flow.Reply, 1000)
-	k.f.Begin(flow.Original, 0x30000000)
-	k.says(1000, "A0:1\n", "1000 A0:ab\n")
-	k.off(nil)
 }
 
 // TestSeenAhead: bytes that no window reaches have not been sent, and edits are not forgotten

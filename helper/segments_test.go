@@ -23,7 +23,7 @@ func segments(t *testing.T, f *Flow, c *Conn, env Env, all []said, at int) (got 
 	var read [2][]byte
 	for d := range seq {
 		seq[d] = first
-		f.Begin(flow.Direction(d), first)
+		f.begin(flow.Direction(d), first, 0)
 	}
 	send := func(d flow.Direction, payload string) {
 		if payload == "" {

@@ -159,7 +159,7 @@ func FuzzSIP(f *testing.F) {
 			}
 		}
 		f := NewFlow(sip())
-		f.Begin(flow.Original, 7)
+		f.begin(flow.Original, 7, 0)
 		f.Segment(n.conn(), new(sipEnv), flow.Original, 7, b)
 		if errors.Is(f.Off(), ErrPanic) {
 			t.Fatal(f.Off())

@@ -21,7 +21,7 @@ func streamed(t *testing.T, f *Flow, n sipNet, env Env, d flow.Direction, segmen
 	t.Helper()
 	var out []byte
 	seq := uint32(1000)
-	f.Begin(d, seq)
+	f.begin(d, seq, 0)
 	for _, s := range segments {
 		r := f.Segment(n.conn(), env, d, seq, []byte(s))
 		if r.Drop == flow.NoReason {
@@ -66,7 +66,7 @@ func TestSIPPassed(t *testing.T) {
 		text := n.expand(strings.Replace(sipRegister, "1800", expires, 1))
 		env := new(sipEnv)
 		f := NewFlow(sip())
-		f.Begin(flow.Original, 1000)
+		f.begin(flow.Original, 1000, 0)
 		half := []byte(text[:200])
 		f.Segment(n.conn(), env, flow.Original, 1000, half)
 		if r := f.Segment(n.conn(), env, flow.Original, 1000, half); r.Drop != flow.NoReason || !r.Same() {

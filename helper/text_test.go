@@ -137,8 +137,8 @@ func TestFlowOfText(t *testing.T) {
 	for cut := 1; cut < len(sent); cut++ {
 		c, env := textConn(flow.TCP, "21", snat), &fakeEnv{strict: true}
 		f := NewFlow(ftp())
-		f.Begin(flow.Original, 1000)
-		f.Begin(flow.Reply, 5000)
+		f.begin(flow.Original, 1000, 0)
+		f.begin(flow.Reply, 5000, 0)
 		f.Segment(c, env, flow.Reply, 5000, []byte("220 ready\r\n"))
 		f.Segment(c, env, flow.Original, 1000, []byte(login))
 		got := make([]byte, 100) // as the receiver has it, by sequence number

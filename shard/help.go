@@ -15,6 +15,7 @@ type helping struct {
 	budget   helper.Budget
 	assign   []Assignment
 	flows    map[uint32]*helped // by entry
+	waiting  waiting
 	picked   uint64
 	rand     *nat.Rand // of ports
 
@@ -36,6 +37,9 @@ type helped struct {
 	entry uint32
 	keys  []flow.Tuple // of its tunnel
 	told  []toldPort   // the last one last
+	// next and before are its neighbours in helping.waiting. Valid iff nobody has answered.
+	next, before *helped
+	answered     bool
 }
 
 // Assignment gives new connections a helper where there are no rules to do that (replay).
@@ -48,7 +52,7 @@ type Assignment struct {
 // HelpStats are the counters of helpers.
 type HelpStats struct {
 	helper.Stats
-	Picked     uint64 // connections with a helper that did not begin before our eyes: not read
+	Picked     uint64 // connections with a helper whose first byte we did not see, or in a SYN: not read
 	Now, Bytes int    // connections that are read at present, and bytes kept for them
 }
 
@@ -71,41 +75,9 @@ func (s *Shard) HelpStats() HelpStats {
 func (s *Shard) openHelp() {
 	h := &s.help
 	h.registry, h.assign = s.cfg.Helpers, s.cfg.Assign
-	h.budget.Flows, h.budget.Bytes = s.cfg.HelpFlows, s.cfg.HelpBytes
+	h.budget.Flows, h.budget.Bytes, h.budget.Source = s.cfg.HelpFlows, s.cfg.HelpBytes, s.cfg.HelpPerSource
 	h.tied = map[uint32]bool{}
 	h.flows, h.rand = map[uint32]*helped{}, nat.NewRand(s.cfg.Seed)
-}
-
-// attachHelper lets the helper that the connection in an entry has read it, from the packet
-// on that has begun it: SYN, or datagram. One that was picked up later is read by none: how
-// would it be known where a message begins.
-func (s *Shard) attachHelper(i uint32, p *packet.Packet) {
-	h := &s.help
-	x := s.table.Extra(i)
-	if h.registry == nil || x == nil {
-		return
-	}
-	s.tie(i)
-	if x.Helper == 0 {
-		return
-	}
-	c := s.table.Conn(i)
-	kind := h.registry.Of(x.Helper, p.Proto, p.Family)
-	if kind == nil {
-		return
-	}
-	if data, _ := p.Payload(); p.Proto == flow.TCP && (p.TCP.Flags&(packet.SYN|packet.ACK) != packet.SYN || len(data) > 0) {
-		h.picked++ // what a SYN carries nobody has answered for: it may be forged (H8)
-		return
-	}
-	f := h.budget.Open(kind)
-	if f == nil {
-		return
-	}
-	h.flows[i] = &helped{Flow: f, id: x.Helper, entry: i, conn: helper.Conn{
-		Family: p.Family, Proto: p.Proto, Expected: c.Status&flow.Expected != 0,
-		Tuples: [2]flow.Tuple{c.Tuple(flow.Original, x), c.Tuple(flow.Reply, x)},
-	}}
 }
 
 // assigned gives the connection in u, which begins with p, the helper that is configured for
@@ -130,9 +102,10 @@ func (s *Shard) unhelp(i uint32) {
 	if f == nil {
 		return
 	}
+	h.waiting.remove(f)
 	f.Close()
-	h.env.s, h.env.f = s, f
-	h.env.dropKeys()
+	env := helpEnv{s: s, f: f} // not the one of a packet, which may be in use
+	env.dropKeys()
 	delete(h.flows, i)
 }
 
@@ -151,7 +124,7 @@ func (s *Shard) nfHelp(t *transit, began bool) flow.Reason {
 	if t.ref.at != inTable {
 		return flow.NoReason
 	}
-	f := s.helpedFlow(t.ref.entry)
+	f := s.reader(t.ref.entry, t.p, t.v)
 	if f == nil {
 		return flow.NoReason
 	}
@@ -194,8 +167,10 @@ func (s *Shard) letGo(f *helped) {
 // overhear lets the helper of a connection read a packet that is not forwarded by us, or
 // not translated. What it says of the packet does not matter.
 func (s *Shard) overhear(p *packet.Packet, v *Verdict, ref connRef) {
-	f := s.helpedFlow(ref.entry)
-	if f != nil && ref.at == inTable && p.Kind == packet.Data {
+	if ref.at != inTable || p.Kind != packet.Data {
+		return
+	}
+	if f := s.reader(ref.entry, p, v); f != nil {
 		s.show(f, p, v)
 		s.letGo(f)
 	}
@@ -216,14 +191,13 @@ func (s *Shard) show(f *helped, p *packet.Packet, v *Verdict) (r helper.Result, 
 		return r, 0
 	}
 	flags, syn := p.TCP.Flags, uint32(0)
-	if !inStep(v.Reason) || flags&packet.RST != 0 {
+	if !inStep(v.Reason) || flags&packet.RST != 0 || flags&packet.ACK == 0 {
 		return r, f.Seq(v.Dir, p.TCP.Seq)
 	}
 	if flags&packet.SYN != 0 {
 		syn = 1
-		f.Begin(v.Dir, p.TCP.Seq+syn)
 	}
-	if flags&packet.ACK != 0 && v.Reason == flow.NoReason {
+	if v.Reason == flow.NoReason {
 		f.Acked(v.Dir, p.TCP.Ack)
 	}
 	if !whole || len(data) == 0 && flags&packet.FIN == 0 {

@@ -43,6 +43,9 @@ type Config struct {
 	// HelpFlows and HelpBytes bound what helpers keep: connections that they read, and bytes
 	// of incomplete messages and of edits; 0 for any number.
 	HelpFlows, HelpBytes int
+	// HelpPerSource is how many connections that one host has begun helpers read at a time, 0
+	// for any number (helper.Budget.Source).
+	HelpPerSource int
 	// Keys are the call ids of PPTP tunnels, which all shards share, and which packets are
 	// parsed with (packet.Checks); nil: there are none.
 	Keys *flow.GREKeys
@@ -328,7 +331,7 @@ func (s *Shard) process(pkts []packet.Packet, out []Verdict) {
 			} else if p.Kind == packet.Data {
 				entry, hit := t.Lookup(b, i, &p.Key, p.Flipped, s.time())
 				ref := s.track(p, v, nil, entry, hit)
-				if hears && len(s.help.flows) != 0 {
+				if hears && (len(s.help.flows) != 0 || p.TCP.Flags&packet.SYN != 0) {
 					s.overhear(p, v, ref)
 				}
 			} else {

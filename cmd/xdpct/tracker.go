@@ -160,7 +160,7 @@ func helperStats(h *shard.HelpStats) export.HelperStats {
 		return m
 	}
 	return export.HelperStats{
-		Flows: uint64(h.Now), Bytes: uint64(h.Bytes), Read: h.Flows, Full: h.Full, Picked: h.Picked,
+		Flows: uint64(h.Now), Bytes: uint64(h.Bytes), Read: h.Flows, Full: h.Full, Crowded: h.Crowded, Evicted: h.Evicted, Picked: h.Picked,
 		Messages: h.Messages, Edits: h.Edits, Passed: h.Passed,
 		Off: named(helper.OffNames[:], h.Off[:]), Refused: named(helper.RefusedNames[:], h.Expects[:]),
 	}
