@@ -106,6 +106,9 @@ func (l *lab) wire(t *testing.T) {
 		a.Offload, b.Offload = true, true
 		must(t, netlab.Join(a, b))
 	}
+	for _, k := range []string{"ipv4/conf/all", "ipv4/conf/default", "ipv6/conf/all", "ipv6/conf/default"} {
+		must(t, l.router.Sysctl("net/"+k+"/accept_redirects", "0")) // as the README has it
+	}
 	must(t, l.router.AddBridge("lan"))
 	for i, h := range []*netlab.NS{l.h1, l.h2, l.h3} {
 		member := fmt.Sprint("lan", i+1)
