@@ -284,7 +284,28 @@ func (r *runner) list(c *command) error {
 	if xml && err == nil {
 		_, err = r.out.WriteString(export.XMLFooter)
 	}
+	if err == nil && q.Get("format") == "save" {
+		err = r.unsaved(c, f)
+	}
 	return err
+}
+
+// unsaved warns of the connections just listed whose lines do not say all that they need to
+// go on: what was restored of them would be broken or hang.
+func (r *runner) unsaved(c *command, f flow.Filter) error {
+	f.Set |= flow.SeqAdjust
+	j, err := json.Marshal(&f)
+	if err != nil {
+		return err
+	}
+	edited := 0
+	if err := r.client.Lines(r.ctx, "/v1/flows", url.Values{"filter": {string(j)}}, func([]byte) error { edited++; return nil }); err != nil {
+		return err
+	}
+	if edited > 0 {
+		fmt.Fprintf(r.std.Err, "WARNING: a helper has edited %d of these connections: how far their sequence numbers are apart is not saved, so end them with -D when they are restored\n", edited)
+	}
+	return nil
 }
 
 // get shows the connection with a tuple. The zone is part of its name.
@@ -466,7 +487,7 @@ func (r *runner) load(c *command) (code int, err error) {
 		defer func() { _ = f.Close() }()
 		in = f
 	}
-	sc := bufio.NewScanner(in)
+	sc, tunnels := bufio.NewScanner(in), 0
 	for n := 1; sc.Scan(); n++ {
 		fields := strings.Fields(sc.Text())
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
@@ -479,6 +500,10 @@ func (r *runner) load(c *command) (code int, err error) {
 		if err == nil && line.verb == 'R' {
 			err = usagef("a file cannot load another")
 		}
+		if err == nil && line.tunnel() {
+			tunnels++
+			continue
+		}
 		if err == nil {
 			_, err = r.run(line)
 		}
@@ -487,5 +512,17 @@ func (r *runner) load(c *command) (code int, err error) {
 		}
 	}
 	r.done = ""
+	if tunnels > 0 {
+		fmt.Fprintf(r.std.Err, "WARNING: %d tunnels of PPTP were not restored: their calls are to be made again\n", tunnels)
+	}
 	return exitOK, sc.Err()
+}
+
+// tunnel reports whether a saved connection is the tunnel of a call that a helper has read: GRE
+// whose packets bear the key of the receiver, and the sender's is known from the call only. Without
+// its control connection none of its packets would match it, and it would be in the next call's way.
+func (c *command) tunnel() bool {
+	src, _ := number[uint16](c, "srckey")
+	dst, _ := number[uint16](c, "dstkey")
+	return (c.verb == 'I' || c.verb == 'A') && src != nil && dst != nil && *src != 0 && *dst != 0
 }
