@@ -17,7 +17,7 @@ type sdpSession struct {
 }
 
 // sdpAddr is an address of a line: at is empty if there is no such line, and addr is not
-// valid if what is there is a name or of another family.
+// valid if what is there is a name.
 type sdpAddr struct {
 	at   span
 	addr netip.Addr
@@ -155,19 +155,24 @@ func (a *sdpAddr) parse(b []byte, v span) (ok bool) {
 	}
 	a.at = at
 	ip, isAddr := parseIP(at.of(b))
-	switch string(typ.of(b)) {
-	case "IP4":
-		if isAddr && ip.Is4() {
-			a.addr = ip
-		}
-	case "IP6":
-		if isAddr && ip.Is6() {
-			a.addr = ip
-		}
-	default:
-		return false
+	if !isAddr {
+		// A name is left alone. Anything else might be taken for an address by its reader.
+		return isFamily(typ.of(b)) && isHostName(at.of(b))
 	}
-	return at.len() > 0
+	a.addr = ip
+	return string(typ.of(b)) == "IP4" && ip.Is4() || string(typ.of(b)) == "IP6" && ip.Is6()
+}
+
+func isFamily(typ []byte) bool { return string(typ) == "IP4" || string(typ) == "IP6" }
+
+// isHostName reports whether b may be the name of a host (FQDN of RFC 4566, 9).
+func isHostName(b []byte) bool {
+	for _, c := range b {
+		if c != '-' && c != '.' && !('0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z') {
+			return false
+		}
+	}
+	return len(b) > 0
 }
 
 // parseOrigin reads what follows o=: a name, two numbers, and an address as in c=. The name
