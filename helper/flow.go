@@ -278,6 +278,7 @@ func (f *Flow) Datagram(c *Conn, env Env, d flow.Direction, payload []byte) Resu
 	}
 	if f.env.refused {
 		f.budget.Stats.Refused++
+		f.undo()
 		return Result{Drop: flow.ReasonHelperRefused}
 	}
 	f.budget.Stats.Messages++
@@ -419,6 +420,7 @@ func (f *Flow) parse(c *Conn, env Env, d flow.Direction, data []byte, edit, mayD
 		case f.env.refused && mayDrop && s.tries < tries:
 			s.tries++
 			stats.Refused++
+			f.undo()
 			return pos, flow.ReasonHelperRefused, nil
 		}
 		if len(edits) > 0 && edit && !s.passed {
@@ -437,6 +439,13 @@ func (f *Flow) parse(c *Conn, env Env, d flow.Direction, data []byte, edit, mayD
 		}
 	}
 	return pos, flow.NoReason, nil
+}
+
+// undo has the session forget the message that it was given last, which is dropped.
+func (f *Flow) undo() {
+	if u, ok := f.session.(Undoer); ok {
+		u.Undo()
+	}
 }
 
 // enter makes edits of the message at read.

@@ -55,6 +55,11 @@ type Session interface {
 	Message(m *Message) (n int, err error)
 }
 
+// Undoer is a Session that changes by a message for which it asks Env.Expect. Undo is called
+// when that was refused, and the message is dropped to be sent again: the Session is to be as
+// it was before it, since it is given the message once more.
+type Undoer interface{ Undo() }
+
 // Why a helper reads a connection no further.
 var (
 	ErrProtocol  = errors.New("not the protocol")               // the first message is something else (H1)

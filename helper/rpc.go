@@ -38,6 +38,10 @@ type rpcSession struct {
 	more  [2]bool   // and then its next fragment
 	calls [8]rpcCall
 	next  int // of calls: the one that is replaced next
+	last  struct {
+		call  *rpcCall // that was answered
+		proto flow.Proto
+	}
 }
 
 // Message reads one datagram, or one fragment of a record (RFC 5531 11).
@@ -145,6 +149,7 @@ func (s *rpcSession) answer(m *Message, off int, b []byte) bool {
 			continue
 		}
 		proto := c.proto
+		s.last.call, s.last.proto = c, proto
 		c.proto = 0
 		if word32(b, 8) != 0 { // denied
 			return true
@@ -169,6 +174,9 @@ func (s *rpcSession) answer(m *Message, off int, b []byte) bool {
 	}
 	return true
 }
+
+// Undo implements Undoer: the call is unanswered again.
+func (s *rpcSession) Undo() { s.last.call.proto = s.last.proto }
 
 // skipAuth skips an authenticator: a kind, a length and as many bytes, up to a multiple of 4.
 func skipAuth(b []byte) (rest []byte, ok bool) {

@@ -25,6 +25,9 @@ func rsh() *Helper {
 // rshSession is one command.
 type rshSession struct{ begun bool }
 
+// Undo implements Undoer.
+func (s *rshSession) Undo() { s.begun = false }
+
 // Message reads the port, and nothing else.
 func (s *rshSession) Message(m *Message) (int, error) {
 	if s.begun || m.Dir != flow.Original {

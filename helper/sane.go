@@ -201,5 +201,8 @@ func (s *saneSession) answer(m *Message) (int, error) {
 	return need, nil
 }
 
+// Undo implements Undoer: the answer is read again.
+func (s *saneSession) Undo() { s.asked, s.reads = true, true }
+
 // word32 returns the word at offset i, most significant byte first.
 func word32(b []byte, i int) uint32 { return binary.BigEndian.Uint32(b[i:]) }

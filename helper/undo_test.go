@@ -1,0 +1,37 @@
+package helper
+
+import (
+	"testing"
+
+	"github.com/xdpct/xdpct/flow"
+)
+
+// TestRefusedThenRoom: a message that was dropped for want of room is read when it is sent again.
+func TestRefusedThenRoom(t *testing.T) {
+	for _, c := range []struct {
+		h              *Helper
+		before, refuse string // of the client, and of whom d says
+		d              flow.Direction
+	}{
+		{rsh(), "", "1022\x00", flow.Original},
+		{sane(), words32(saneStart, 0), words32(0, 5000), flow.Reply},
+	} {
+		k := newTalk(t, translated(), c.h)
+		s := k.f.session
+		if v, ok := s.(*saneSession); ok {
+			v.begun = true
+		}
+		if c.before != "" {
+			k.f.Segment(k.c, &k.env, flow.Original, 1000, []byte(c.before))
+		}
+		k.env.err = ErrLimit
+		if r := k.f.Segment(k.c, &k.env, c.d, 1000, []byte(c.refuse)); r.Drop != flow.ReasonHelperRefused {
+			t.Fatalf("%v: %v", c.h.ID, r.Drop)
+		}
+		k.env.err = nil
+		k.env.log = nil
+		if r := k.f.Segment(k.c, &k.env, c.d, 1000, []byte(c.refuse)); r.Drop != 0 || len(k.env.log) != 1 {
+			t.Errorf("%v: %v, asked for %q", c.h.ID, r.Drop, k.env.log)
+		}
+	}
+}
