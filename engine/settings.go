@@ -220,7 +220,7 @@ func (s *Settings) shardConfig(n int, secret *flow.Secret, z *Zoning) shard.Conf
 		HelpFlows: (s.HelperFlows + n - 1) / n, HelpBytes: s.HelperKiB << 10 / n,
 		HelpPerSource: (s.HelperSource + n - 1) / n,
 		Checks:        packet.Checks{Transport: s.Checksum},
-		Keys:          new(flow.GREKeys),
+		Keys:          flow.NewGREKeys(secret),
 		AdaptiveStart: per * s.AdaptiveStart / 100, AdaptiveEnd: per * s.AdaptiveEnd / 100,
 	}
 }

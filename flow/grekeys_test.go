@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 )
@@ -29,14 +30,53 @@ func TestGREKeys(t *testing.T) {
 	if other := tunnel(1, 2, 0x33, 0x22); k.Add(tunnel(2, 1, 0x22, 0x33), other) {
 		t.Error("two tunnels with one id of the server")
 	}
-	if half := tunnel(2, 1, 0x22, 0x33); k.Has(&half) {
+	if half := tunnel(2, 1, 0x22, 0x33); k.has(half) {
 		t.Error("half of a tunnel that was refused is there")
 	}
-	if k.Removals() != 0 {
-		t.Error("removed before it was")
+	for n := range 2 { // each of two tunnels of two zones takes it back
+		if !k.has(there) || !k.has(back) {
+			t.Errorf("gone after %d of two", n)
+		}
+		k.Remove(there, back)
 	}
-	if k.Remove(there, back); k.Has(&there) || k.Has(&back) || k.Removals() != 1 {
+	if k.has(there) || k.has(back) {
 		t.Error("it is there still")
+	}
+}
+
+func (k *GREKeys) has(t Tuple) bool { return k.Source(t.Src, t.Dst, t.L4.Dst()) == t.L4.Src() }
+
+// TestHangup: whoever asks is told of each tunnel that has ended since, in order.
+func TestHangup(t *testing.T) {
+	var k GREKeys
+	one := k.Last()
+	for i := range uint64(3) {
+		k.HangUp(Tuple{Src: Addr{Lo: i}}, nil)
+	}
+	for i := range uint64(3) {
+		if one = one.Next(); one == nil || one.Master.Src.Lo != i {
+			t.Fatalf("the %d.: %v", i, one)
+		}
+	}
+	if one.Next() != nil || one != k.Last() {
+		t.Error("there is another")
+	}
+}
+
+// BenchmarkGREKeys: what a call costs that comes and goes, among others.
+func BenchmarkGREKeys(b *testing.B) {
+	for _, n := range []uint64{1, 256, 4096} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			k := NewGREKeys(&Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db, 0x8ebc6af09c88c6e3})
+			for i := range n {
+				k.Add(tunnel(i, 9, 1, 2), tunnel(9, i, 2, 1))
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				k.Add(tunnel(n, 9, 1, 2), tunnel(9, n, 2, 1))
+				k.Remove(tunnel(n, 9, 1, 2), tunnel(9, n, 2, 1))
+			}
+		})
 	}
 }
 
@@ -48,7 +88,7 @@ func TestGREKeysAtOnce(t *testing.T) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			for i := range uint16(200) {
+			for i := uint16(1); i < 200; i++ {
 				key := tunnel(uint64(g), 9, i, i)
 				if !k.Add(key) || k.Source(key.Src, key.Dst, i) != i {
 					t.Error("what was added is not there")
@@ -61,9 +101,9 @@ func TestGREKeysAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	for g := range uint16(4) {
-		for i := range uint16(200) {
-			if key := tunnel(uint64(g), 9, i, i); k.Has(&key) != (i%2 == 0) {
-				t.Fatalf("%d of %d: %v", i, g, k.Has(&key))
+		for i := uint16(1); i < 200; i++ {
+			if key := tunnel(uint64(g), 9, i, i); k.has(key) != (i%2 == 0) {
+				t.Fatalf("%d of %d: %v", i, g, k.has(key))
 			}
 		}
 	}

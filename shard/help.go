@@ -19,8 +19,7 @@ type helping struct {
 	picked   uint64
 	rand     *nat.Rand // of ports
 
-	tied     map[uint32]bool // entries of tunnels
-	removals uint64          // of flow.GREKeys that are accounted for
+	hung *flow.Hangup // the last tunnel that has ended and was looked for
 
 	env  helpEnv
 	out  []byte        // a payload that was edited
@@ -76,7 +75,9 @@ func (s *Shard) openHelp() {
 	h := &s.help
 	h.registry, h.assign = s.cfg.Helpers, s.cfg.Assign
 	h.budget.Flows, h.budget.Bytes, h.budget.Source = s.cfg.HelpFlows, s.cfg.HelpBytes, s.cfg.HelpPerSource
-	h.tied = map[uint32]bool{}
+	if s.cfg.Keys != nil {
+		h.hung = s.cfg.Keys.Last()
+	}
 	h.flows, h.rand = map[uint32]*helped{}, nat.NewRand(s.cfg.Seed)
 }
 
@@ -97,15 +98,13 @@ func (s *Shard) assigned(p *packet.Packet, u *unconfirmed) {
 // unhelp gives back what the helper of an entry, which goes, has used.
 func (s *Shard) unhelp(i uint32) {
 	h := &s.help
-	delete(h.tied, i)
 	f := h.flows[i]
 	if f == nil {
 		return
 	}
 	h.waiting.remove(f)
 	f.Close()
-	env := helpEnv{s: s, f: f} // not the one of a packet, which may be in use
-	env.dropKeys()
+	s.dropKeys(f)
 	delete(h.flows, i)
 }
 

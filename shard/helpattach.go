@@ -52,7 +52,6 @@ func (s *Shard) attachHelper(i uint32, p *packet.Packet) {
 	if h.registry == nil || x == nil {
 		return
 	}
-	s.tie(i)
 	switch {
 	case x.Helper == 0 || h.registry.Of(x.Helper, p.Proto, p.Family) == nil:
 	case p.Proto != flow.TCP:

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/xdpct/xdpct/expect"
 	"github.com/xdpct/xdpct/flow"
@@ -46,30 +47,44 @@ func (e *helpEnv) expectTunnel(m *helper.Message, x *helper.Expected) (told neti
 	if err := e.insert(es); err != nil {
 		return told, err
 	}
-	e.dropKeys()
 	keys := []flow.Tuple{es[0].Tuple, es[1].Tuple}
-	if !s.cfg.Keys.Add(keys...) {
+	if !s.cfg.Keys.Add(keys...) { // the call before, if there is one, goes on
 		s.cfg.Expect.Withdraw(e.master(), func(x *expect.Expectation) bool { return x.Paired })
 		return told, helper.ErrClash
 	}
+	was := e.f.keys
 	e.f.keys = keys
+	s.endTunnel(e.f, was)
 	s.table.Extend(e.f.entry).Expects = true
 	return x.To, nil
 }
 
-// dropKeys takes the call ids of the connection's tunnel back. The shards that have it find
-// that out at their next Tick.
-func (e *helpEnv) dropKeys() {
-	if len(e.f.keys) > 0 {
-		e.s.cfg.Keys.Remove(e.f.keys...)
-		e.f.keys = nil
+// dropKeys takes the call ids of a connection's tunnel back, and ends it.
+func (s *Shard) dropKeys(f *helped) {
+	was := f.keys
+	f.keys = nil
+	s.endTunnel(f, was)
+}
+
+// endTunnel takes call ids back that a connection had, and ends the tunnel of those that it has
+// no more. The shard that has that finds out at its next Tick.
+func (s *Shard) endTunnel(f *helped, was []flow.Tuple) {
+	if len(was) == 0 {
+		return
+	}
+	s.cfg.Keys.Remove(was...)
+	over := slices.DeleteFunc(slices.Clone(was), func(t flow.Tuple) bool { return slices.Contains(f.keys, t) })
+	if len(over) > 0 {
+		s.cfg.Keys.HangUp(f.conn.Tuples[flow.Original], over)
 	}
 }
 
 // Hangup implements helper.Env.
 func (e *helpEnv) Hangup(*helper.Message) {
-	e.s.cfg.Expect.RemoveMaster(e.master())
-	e.dropKeys()
+	if e.s.cfg.Expect != nil {
+		e.s.cfg.Expect.RemoveMaster(e.master())
+	}
+	e.s.dropKeys(e.f)
 }
 
 // isTunnel reports whether a connection came by an announcement of PPTP.
@@ -77,23 +92,29 @@ func isTunnel(c *flow.Conn, x *flow.Extra) bool {
 	return c.Key.L4.Proto() == flow.GRE && x.MasterHelper != 0
 }
 
-// tie remembers an entry that ends when its master does.
-func (s *Shard) tie(i uint32) {
-	if s.cfg.Keys != nil && isTunnel(s.table.Conn(i), s.table.Extra(i)) {
-		s.help.tied[i] = true
-	}
-}
+// hangUps is how many tunnels that have ended a Tick looks for.
+const hangUps = 64
 
-// hangUp removes the tunnels whose control connection has gone, or has cleared the call.
+// hangUp removes the tunnels whose control connection has gone, or has cleared the call, on
+// whatever shard that is.
 func (s *Shard) hangUp() {
-	h := &s.help
-	if s.cfg.Keys == nil || h.removals == s.cfg.Keys.Removals() {
-		return
-	}
-	h.removals = s.cfg.Keys.Removals()
-	for i := range h.tied {
-		if t := s.table.Conn(i).Tuple(flow.Original, s.table.Extra(i)); !s.cfg.Keys.Has(&t) {
-			s.Remove(i)
+	for range hangUps {
+		if s.help.hung == nil {
+			return
+		}
+		h := s.help.hung.Next()
+		if h == nil {
+			return
+		}
+		s.help.hung = h
+		for _, t := range h.Tuples {
+			i, ok := s.Find(t)
+			if !ok {
+				continue
+			}
+			if x := s.table.Extra(i); x != nil && isTunnel(s.table.Conn(i), x) && x.Master == h.Master {
+				s.Remove(i)
+			}
 		}
 	}
 }

@@ -107,3 +107,30 @@ func TestPPTP(t *testing.T) {
 		}
 	}
 }
+
+// TestPPTPCallAgain: the tunnel of a call that is announced again goes on.
+func TestPPTPCallAgain(t *testing.T) {
+	const rules = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp --dport 1723 -j CT --helper pptp\nCOMMIT\n" +
+		"*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o outside -j SNAT --to-source 192.0.2.1\nCOMMIT\n"
+	for _, shards := range []int{1, 2, 4} {
+		for n := range 8 {
+			b := newHelpBox(t, shards, rules)
+			k := b.dial(t, inside, netip.AddrPortFrom(clientIP, uint16(4000+n)).String(), "10.2.0.1:1723", "10.2.0.1:1723")
+			told := call(t, k)
+			up := func() {
+				if d, v := b.pass(inside, tunnelled("10.1.0.1", "10.2.0.1", 0x2222)); d == nil {
+					t.Fatalf("to the server: %v %v", v.Action, v.Reason)
+				}
+			}
+			up()
+			was := b.len()
+			k.hear(pptp(32, 8, 0x2222, told, 0x0100))
+			b.pass(inside, udp(clientIP, serverIP, 1, 1)) // time goes on
+			b.pass(inside, udp(clientIP, serverIP, 1, 1))
+			if b.len() != was+1 {
+				t.Errorf("%d shards: %d connections, not %d", shards, b.len()-1, was)
+			}
+			up()
+		}
+	}
+}
