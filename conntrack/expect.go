@@ -12,10 +12,23 @@ func (r *runner) runExpect(c *command) (code int, err error) {
 	switch c.verb {
 	case 'L':
 		r.done = "shown"
+		for _, name := range []string{"src", "dst", "reply-src", "reply-dst", "protonum", "timeout", "status", "mark", "zone", "id", "tuple-src", "tuple-dst", "mask-src", "mask-dst"} {
+			if c.has(name) {
+				return 0, usagef("Illegal option `--%s' with this command", name)
+			}
+		}
 		q, err := c.query(nil)
 		if err != nil {
 			return 0, err
 		}
+		family, err := c.family()
+		if err != nil {
+			return 0, err
+		}
+		if family == 0 {
+			family = flow.IPv4
+		}
+		q.Set("family", family.String())
 		return exitOK, r.client.Lines(r.ctx, "/v1/expectations", q, r.print)
 	case 'E':
 		r.done = "shown"

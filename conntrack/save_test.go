@@ -96,3 +96,20 @@ func TestRestoreLeavesTunnelsOut(t *testing.T) {
 		t.Errorf("exit code %d, %d were created: %s", code, len(tr.created), errs)
 	}
 }
+
+// TestExpectFamily: -L expect shows one family, IPv4 if none is named, and selects by nothing
+// else, as conntrack 1.4.7.
+func TestExpectFamily(t *testing.T) {
+	var tr fakeTracker
+	for _, f := range []flow.Family{flow.IPv4, flow.IPv6, flow.IPv6} {
+		tr.expects = append(tr.expects, expect.Expectation{Tuple: flow.Tuple{L4: flow.MakeL4(f, flow.TCP, 0, 1, 2)}})
+	}
+	for args, want := range map[string]int{"": 1, " -f ipv4": 1, " -f ipv6": 2} {
+		if out, errs, code := conntrackOn(t, &tr, "", strings.Fields("-L expect"+args)...); code != exitOK || strings.Count(out, "\n") != want {
+			t.Errorf("-L expect%s: exit code %d, %s%s", args, code, out, errs)
+		}
+	}
+	if _, errs, code := conntrackOn(t, &tr, "", "-L", "expect", "-p", "tcp"); code != exitUsage || !strings.Contains(errs, "Illegal option `--protonum' with this command") {
+		t.Errorf("-p: exit code %d, %s", code, errs)
+	}
+}

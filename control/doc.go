@@ -12,7 +12,7 @@
 //	GET  /v1/version                                                    JSON: {"version": …}
 //	GET  /v1/stats                                                      JSON, see export.Stats
 //	POST /v1/flush            ?filter=                                  the number removed
-//	GET  /v1/expectations     ?format=text|json                         a line each
+//	GET  /v1/expectations     ?format=text|json&family=                 a line each
 //	GET  /v1/expectations/events                                        a line each, endless
 //	POST /v1/expectations     body: Expectation                         makes it
 //	POST /v1/expectations/delete  ?filter=                              the number removed

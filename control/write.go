@@ -172,8 +172,15 @@ func (s *Server) expectations(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	family, err := ParseFamily(r.FormValue("family"))
+	if err != nil {
+		return badRequest{err}
+	}
 	list, now := s.tracker.Expectations(r.Context())
 	for i := range list {
+		if family != 0 && list[i].Tuple.L4.Family() != family {
+			continue
+		}
 		if l.style == "json" {
 			err = l.enc.Encode(export.NewExpectation(&list[i], now))
 		} else {
