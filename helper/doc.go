@@ -22,6 +22,7 @@
 // that connection and for nothing else. It never allocates by a length that the peer names.
 //
 // The environment, not the helper, holds the rules that keep expectations harmless: the
-// announcing side's own address, no port below 1024, limits for each master, each source and
+// announcing side's own address, no port below 1024 but where the protocol fixes one (RSH,
+// NetBIOS), limits for each master, each source and
 // in all.
 package helper

@@ -521,7 +521,7 @@ func (f *Flow) ask(c *Conn, env Env, d flow.Direction, data []byte, passed bool)
 	f.msg = Message{Conn: c, Dir: d, Data: data, Env: &f.env, Edits: f.msg.Edits[:0]}
 	defer func() {
 		f.msg.Conn, f.msg.Data, f.msg.Env, f.env.Env = nil, nil, nil, nil
-		if recover() != nil {
+		if !f.env.outside && recover() != nil {
 			n, edits, err = 0, nil, ErrPanic
 		}
 	}()
@@ -547,6 +547,7 @@ type watch struct {
 	Env
 	stats   *Stats
 	passed  bool // a part of the message has gone on
+	outside bool // Env.Expect runs
 	refused bool // for want of room or of a port: the message is to be sent again
 }
 
@@ -554,7 +555,9 @@ func (w *watch) Expect(m *Message, x ...Expected) (told netip.AddrPort, err erro
 	if w.passed {
 		err = ErrPassed
 	} else {
+		w.outside = true // a panic there is none of the parser
 		told, err = w.Env.Expect(m, x...)
+		w.outside = false
 	}
 	if err != nil {
 		w.stats.Expects[indexOf(refusals[:], err)]++

@@ -1,6 +1,7 @@
 package helper
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/xdpct/xdpct/flow"
@@ -35,3 +36,19 @@ func TestRefusedThenRoom(t *testing.T) {
 		}
 	}
 }
+
+// TestPanicOfEnv: a panic of the environment, which may hold a lock, is not taken for one of the
+// parser.
+func TestPanicOfEnv(t *testing.T) {
+	k := newTalk(t, translated(), rsh())
+	defer func() {
+		if recover() == nil || k.f.Off() != nil {
+			t.Error("it was taken for one of the parser")
+		}
+	}()
+	k.f.Segment(k.c, panics{}, flow.Original, 1000, []byte("1022\x00"))
+}
+
+type panics struct{ Env }
+
+func (panics) Expect(*Message, ...Expected) (netip.AddrPort, error) { panic("of the environment") }
