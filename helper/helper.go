@@ -18,12 +18,9 @@ type Helper struct {
 	// Limit is the longest message of a TCP stream, in bytes, that a Session may ask for:
 	// as many of an incomplete one are kept.
 	Limit int
-	// Tied says that the connections that its expectations became end when their master does
-	// (nf_conntrack_helper.destroy: pptp). Those of all others stay.
-	Tied bool
 	// Strangers says that connections which somebody else than the master's peer begins keep
-	// their source (nf_nat_sip_expected). Of all others they seem to come from the master's
-	// peer, as whom its other end knows (nf_nat_follow_master).
+	// their source (nf_nat_sip_expected). Those of all others seem to come from the
+	// master's peer, whom its other end knows (nf_nat_follow_master).
 	Strangers bool
 	// New makes the session of a connection that begins.
 	New func() Session

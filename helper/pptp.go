@@ -19,7 +19,6 @@ func pptp() *Helper {
 		ID: pptpID, Protos: []flow.Proto{flow.TCP}, IPv4: true,
 		Classes: []Class{{Max: 2, Timeout: 300}},
 		Limit:   pptpLimit,
-		Tied:    true,
 		New:     func() Session { return new(pptpSession) },
 	}
 }
