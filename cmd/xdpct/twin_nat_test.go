@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -98,6 +99,8 @@ func conntrackNAT(t *testing.T, w *twins) {
 	file := filepath.Join(t.TempDir(), "saved")
 	saved, _, _ := strings.Cut(w.xdpctSays([]string{"-L", "-o", "save"}), "---")
 	saved = strings.TrimLeft(strings.ReplaceAll(saved, "-t T", "-t 100"), "\n")
+	// Tunnels of PPTP are not restored (docs/parity.md).
+	saved = strings.Join(slices.DeleteFunc(strings.SplitAfter(saved, "\n"), func(l string) bool { return strings.Contains(l, " -p gre ") }), "")
 	if strings.Count(saved, " -n ") < 5 || strings.Count(saved, " -g ") < 2 {
 		t.Fatalf("nothing translated is saved:\n%s", saved)
 	}
