@@ -108,7 +108,7 @@ func TestDataOfASYN(t *testing.T) {
 	b := newHelpBox(t, 1, masqueraded)
 	k := &talk{t: t, b: b}
 	k.end = end{self: netip.MustParseAddrPort("10.1.0.1:4000"), peer: netip.MustParseAddrPort("10.2.0.1:21"), in: inside, seq: 1000}
-	k.to = end{self: k.end.peer, in: 1 - inside, seq: 7}
+	k.to = end{self: k.peer, in: 1 - inside, seq: 7}
 	if !k.send(&k.end, &k.to, packet.SYN, "PORT 10,1,0,1,19,137\r\n") {
 		t.Fatalf("the SYN: %v %v", k.verdict.Action, k.verdict.Reason)
 	}
