@@ -52,35 +52,49 @@ func TestNoRouteLimitsAgree(t *testing.T) {
 	testenv.Root(t)
 	for _, rate := range []string{"1000", "0"} {
 		t.Run("icmp_ratelimit "+rate, func(t *testing.T) {
-			o, err := NewRouter(map[string]string{"net/ipv4/icmp_ratelimit": rate})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer o.Close()
-			settings := icmplimit.Linux()
-			if rate == "0" {
-				settings.Rate = 0
-			}
-			l := icmplimit.New(settings, &flow.Secret{1, 2, 3, 4, 5, 6, 7})
-			src := A.Host(2, flow.IPv4)
-			d := packet.AppendUDP(nil, packet.IP{Src: src, Dst: netip.MustParseAddr("192.0.2.1")}, 9, 10, nil)
-			kernel := ""
-			ours := ""
-			for _, pause := range []time.Duration{0, 0, 0, 0, 0, 0, 0, 0, 1500, 2200, 0} { // the clock is what is asked
-				time.Sleep(pause * time.Millisecond)
-				out, err := o.Exchange(A, d)
-				if err != nil {
-					t.Fatal(err)
+			for try := 1; ; try++ {
+				kernel, ours := noRouteAnswers(t, rate)
+				if kernel == ours {
+					t.Log(kernel)
+					return
 				}
-				kernel += fmt.Sprint(len(out[A]))
-				now := time.Now().UnixMilli()
-				sent := l.AllowNoRoute(flow.AddrFrom(src), now) && l.Allow(flow.IPv4, 3, 0, flow.AddrFrom(src), now)
-				ours += fmt.Sprint(map[bool]int{true: 1}[sent])
+				// The kernel sends no error while its ICMP socket is busy on that CPU
+				// (icmp_xmit_lock), which happens now and then.
+				t.Logf("answered by the kernel %s, allowed here %s", kernel, ours)
+				if try == 3 {
+					t.Fatal("three times in a row they differ")
+				}
 			}
-			if kernel != ours {
-				t.Errorf("answered by the kernel %s, allowed here %s", kernel, ours)
-			}
-			t.Log(kernel)
 		})
 	}
+}
+
+// noRouteAnswers returns which of a row of datagrams to nowhere a kernel answers, and which
+// of those errors our limits allow at the same times, a digit each.
+func noRouteAnswers(t *testing.T, rate string) (kernel, ours string) {
+	t.Helper()
+	o, err := NewRouter(map[string]string{"net/ipv4/icmp_ratelimit": rate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	settings := icmplimit.Linux()
+	if rate == "0" {
+		settings.Rate = 0
+	}
+	l := icmplimit.New(settings, &flow.Secret{1, 2, 3, 4, 5, 6, 7})
+	src := A.Host(2, flow.IPv4)
+	d := packet.AppendUDP(nil, packet.IP{Src: src, Dst: netip.MustParseAddr("192.0.2.1")}, 9, 10, nil)
+	for _, pause := range []time.Duration{0, 0, 0, 0, 0, 0, 0, 0, 1500, 2200, 0} { // the clock is what is asked
+		time.Sleep(pause * time.Millisecond)
+		out, err := o.Exchange(A, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kernel += fmt.Sprint(len(out[A]))
+		now := time.Now().UnixMilli()
+		sent := l.AllowNoRoute(flow.AddrFrom(src), now) && l.Allow(flow.IPv4, 3, 0, flow.AddrFrom(src), now)
+		ours += fmt.Sprint(map[bool]int{true: 1}[sent])
+	}
+	return kernel, ours
 }
