@@ -15,8 +15,8 @@ build: ## the program, as bin/xdpct; VERSION=v1.2.3 to name a release
 demo: build ## the main job, in namespaces that come and go with it
 	./bin/xdpct demo
 
-# Tests of forwarding wait for the kernel's timers more than they compute: twice as many
-# packages at a time as the go command takes on two cores end in two thirds of the time.
+# Tests of forwarding wait for the kernel's timers more than they compute, so more packages
+# run at a time than there are cores on a small machine.
 test: ## the whole suite
 	$(GO) test -p 4 ./...
 
