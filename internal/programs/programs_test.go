@@ -2,6 +2,7 @@ package programs
 
 import (
 	"net"
+	"os"
 	"os/exec"
 	"testing"
 	"time"
@@ -34,12 +35,17 @@ func TestPrograms(t *testing.T) {
 	}
 }
 
-// needs skips a test whose program is not installed.
+// needs skips a test whose program is not installed. .ci/programs installs all of them and
+// sets PROGRAMS: then none may be missing in CI.
 func needs(t *testing.T, program string) {
 	t.Helper()
-	if _, err := exec.LookPath(program); err != nil {
-		t.Skipf("%s is not installed", program)
+	if _, err := exec.LookPath(program); err == nil {
+		return
 	}
+	if os.Getenv("PROGRAMS") != "" {
+		testenv.Missing(t, program)
+	}
+	t.Skipf("%s is not installed", program)
 }
 
 // listening waits until a server of the server's namespace takes connections.
