@@ -2,7 +2,6 @@ package helper
 
 import (
 	"errors"
-	"iter"
 	"net/netip"
 
 	"github.com/xdpct/xdpct/flow"
@@ -98,22 +97,6 @@ func (r *Result) Append(dst, payload []byte) []byte {
 	}
 	copyTo(len(r.Held) + len(payload))
 	return dst
-}
-
-// Split cuts what Append has made of the payload of a TCP segment into segments of no more than
-// limit bytes each, which is above 0, and goes through them with their offsets from Result.Seq.
-// One is never too many: an acknowledgement that covers half an edit is taken back to its
-// beginning by Ack, so the sender sends all of it again. PSH and FIN belong to the last.
-func Split(out []byte, limit int) iter.Seq2[uint32, []byte] {
-	return func(yield func(uint32, []byte) bool) {
-		for at := 0; ; {
-			n := min(limit, len(out)-at)
-			if !yield(uint32(at), out[at:at+n]) || at+n >= len(out) {
-				return
-			}
-			at += n
-		}
-	}
 }
 
 // NewFlow returns a flow that is charged to nobody; see Budget.Open.

@@ -467,31 +467,6 @@ func TestDatagram(t *testing.T) {
 	}
 }
 
-// TestSplit: what goes out in several segments is all of it, and none is longer than told.
-func TestSplit(t *testing.T) {
-	out := []byte("0123456789")
-	for limit := 1; limit < 12; limit++ {
-		got := ""
-		for at, part := range Split(out, limit) {
-			if int(at) != len(got) || len(part) > limit || len(part) == 0 {
-				t.Errorf("limit %d: %q at %d", limit, part, at)
-			}
-			got += string(part)
-		}
-		if got != string(out) {
-			t.Errorf("limit %d: %q", limit, got)
-		}
-	}
-	for range Split(out, 3) {
-		break
-	}
-	for _, part := range Split(nil, 3) { // a FIN
-		if len(part) != 0 {
-			t.Error("bytes from nowhere")
-		}
-	}
-}
-
 // TestTidy: edits that put in or take out nothing take a byte beside them along.
 func TestTidy(t *testing.T) {
 	for _, c := range []struct {
